@@ -1,0 +1,111 @@
+"""An asyncio-native SMTP client library: ``Client`` for async code, ``SyncClient`` for scripts.
+
+Names are imported when they are first used, so that ``import smtpkit`` costs next to nothing.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from smtpkit.client import Client, send
+    from smtpkit.errors import (
+        AuthenticationRefused,
+        ChannelLost,
+        ConnectError,
+        DataRefused,
+        InDoubt,
+        InvalidMail,
+        NotSupported,
+        Outcome,
+        ProtocolViolation,
+        ProxyError,
+        RecipientsRefused,
+        Refused,
+        SenderRefused,
+        ServiceClosing,
+        SMTPError,
+        TimedOut,
+        TLSError,
+        TransportError,
+        UsageError,
+    )
+    from smtpkit.events import (
+        Authenticated,
+        CommandSent,
+        Connected,
+        Event,
+        EventsMissed,
+        RecipientRefused,
+        ReplyReceived,
+        Secured,
+        SecurityMissing,
+        SessionClosed,
+        Settled,
+        TransferEnded,
+        TransferProgress,
+        TransferStarted,
+    )
+    from smtpkit.message.message import DSN, Attachment, Message
+    from smtpkit.protocol.reply import EnhancedStatus, Reply
+    from smtpkit.session import Report
+    from smtpkit.sync_client import SyncClient
+
+__all__ = (
+    "Attachment",
+    "Authenticated",
+    "AuthenticationRefused",
+    "ChannelLost",
+    "Client",
+    "CommandSent",
+    "ConnectError",
+    "Connected",
+    "DSN",
+    "DataRefused",
+    "EnhancedStatus",
+    "Event",
+    "EventsMissed",
+    "InDoubt",
+    "InvalidMail",
+    "Message",
+    "NotSupported",
+    "Outcome",
+    "ProtocolViolation",
+    "ProxyError",
+    "RecipientRefused",
+    "RecipientsRefused",
+    "Refused",
+    "Reply",
+    "ReplyReceived",
+    "Report",
+    "SMTPError",
+    "Secured",
+    "SecurityMissing",
+    "SenderRefused",
+    "ServiceClosing",
+    "SessionClosed",
+    "Settled",
+    "SyncClient",
+    "TLSError",
+    "TimedOut",
+    "TransferEnded",
+    "TransferProgress",
+    "TransferStarted",
+    "TransportError",
+    "UsageError",
+    "send",
+)
+
+_ROOMS = ("errors", "events", "protocol.reply", "message.message", "session", "client", "sync_client")  # light first
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        from importlib import import_module
+
+        for room in _ROOMS:
+            if hasattr(module := import_module(f"smtpkit.{room}"), name):
+                return getattr(module, name)
+    raise AttributeError(f"module 'smtpkit' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -1,0 +1,400 @@
+"""The channel: performs the steps of procedures over a stream, under limits, and tells what happens.
+
+Rules: it decides nothing and knows no reply code. Replies belong to the oldest procedure that still hears. What is said
+is gathered, and written when a reply is needed and none is at hand. The channel is ``broken`` from ``start`` until every
+procedure has returned and nothing is owed; cancellation, a limit, a lost stream or a fault leave it so.
+"""
+
+from collections import deque
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
+from math import inf
+from typing import Any, Generic, TypeVar
+
+from smtpkit.errors import ChannelLost, InvalidMail, ProtocolViolation, SMTPError, TimedOut
+from smtpkit.events import CommandSent, Event, ReplyReceived, TransferEnded, TransferProgress, TransferStarted
+from smtpkit.observers import Observers
+from smtpkit.options import Limits
+from smtpkit.protocol.command import Bdat, Command, EndMark
+from smtpkit.protocol.mail_data import END_MARK, Transparency
+from smtpkit.protocol.reply import MalformedReply, Reply, ReplyReader
+from smtpkit.protocol.steps import Hear, Lost, Pass, Procedure, Run, Say, Secure, Step, Transfer, Transferred
+from smtpkit.telling import Telling
+from smtpkit.throttle import Throttle
+from smtpkit.transport.stream import Stream
+
+T = TypeVar("T")
+GATHER = 65_536  # octets gathered before they are written without need, and of a piece of mail data
+LAST_WORDS = 1.0  # seconds given to the server's last words after a failed write
+
+
+class Started(Generic[T]):
+    """A procedure under way. ``passed``: the next one may speak. ``ended``: ``result`` or ``error`` is set."""
+
+    __slots__ = ("end", "ended", "error", "heard", "item", "passed", "procedure", "result", "step")
+
+    def __init__(self, procedure: Procedure[T], item: object) -> None:
+        self.procedure = procedure
+        self.item = item
+        self.step: Step | None = None  # the one it waits at
+        self.passed = self.ended = False
+        self.heard = 0  # replies
+        self.end = 0.0  # where its last octet stands in all that was said; inf while its mail data is half said
+        self.result: T
+        self.error: BaseException | None = None
+
+
+class _Owed:
+    """A reply that the server owes: to which command, of which procedure, and where that command ends."""
+
+    __slots__ = ("command", "end", "started")
+
+    def __init__(self, command: Command, started: Started[Any], end: float) -> None:
+        self.command = command
+        self.started = started
+        self.end = end
+
+
+class Channel:
+    """Performs procedures over a stream. ``secure`` makes a TLS stream of a plain one, for the step of that name."""
+
+    def __init__(
+        self,
+        stream: Stream,
+        limits: Limits,
+        *,
+        secure: Callable[[Stream], Awaitable[Stream]] | None = None,
+        throttle: Throttle | None = None,
+        observers: Observers | None = None,
+        session: int = 0,
+    ) -> None:
+        self.stream = stream
+        self.limits = limits
+        self.secured = False
+        self.outer: tuple[float, str] | None = None  # a limit around all waits: until when, and its name
+        self._secure = secure
+        self._throttle = throttle
+        self._observers = observers or Observers()
+        self._session = session
+        self._reader = ReplyReader()
+        self._early: deque[Reply] = deque()  # heard before it was asked for
+        self._queue: deque[Started[Any]] = deque()
+        self._owed: deque[_Owed] = deque()
+        self._out: list[bytes] = []
+        self._said = self._spoken = 0  # octets gathered, and octets taken by the system, since the beginning
+        self._untold: list[tuple[type[Event], dict[str, Any]]] = []  # told once what is gathered is written
+        self._over = False
+        self._limit = "timeout"
+
+    @property
+    def broken(self) -> bool:
+        """Is the session out of step, or over?"""
+        return self._over or bool(self._queue) or bool(self._owed)
+
+    @property
+    def idle(self) -> bool:
+        """Is it at rest: in step, nothing received that was not asked for, the stream not ended?"""
+        return not self.broken and not self._reader.pending and self.stream.at_hand() is None
+
+    async def perform(self, procedure: Procedure[T], item: object = None) -> T:
+        """Start a procedure and finish it."""
+        started = Started(procedure, item)
+        await self.start(started)
+        return await self.finish(started)
+
+    async def start(self, started: Started[Any]) -> None:
+        """Run a procedure until it must hear what is not at hand, or ends; wait only for the newest to pass."""
+        try:
+            while self._queue and not self._queue[-1].passed:
+                await self._give()
+            self._queue.append(started)
+            if self._over:
+                raise ChannelLost("the session is over")
+            await self._run(started, None)
+        except BaseException as error:
+            if not (started.ended or started in self._queue):
+                self._queue.append(started)
+            self._fail(error)
+
+    async def finish(self, started: Started[T]) -> T:
+        """Give replies to the oldest until this one has ended. Returns what it returned, raises what it raised."""
+        while not started.ended:
+            try:
+                await self._give()
+            except BaseException as error:  # noqa: BLE001  raised again by _fail unless procedures take it
+                self._fail(error)
+        if started.error is not None:
+            raise started.error
+        return started.result
+
+    def abandon(self, cause: SMTPError) -> None:
+        """End what is left, without waiting: hand out the replies at hand, then throw Lost, oldest first."""
+        self._over = True
+        self.stream.abort()
+        while self._queue:
+            started = self._queue[0]
+            while type(started.step) is Hear and not started.ended and (reply := self._last_reply(started)):
+                self._resume(started, reply)
+            if not started.ended:
+                self._resume(started, Lost(cause, spoken=started.end <= self._spoken, last_words=self._last_words()))
+            if not started.ended:
+                self._end(started, cause)
+
+    def _fail(self, error: BaseException) -> None:
+        """Abandon for what went wrong; raise it again unless the procedures have taken it in."""
+        match error:
+            case SMTPError():
+                self.abandon(error)
+            case TimeoutError():
+                self.abandon(TimedOut(f"the {self._limit} limit ran out", limit=self._limit))
+            case MalformedReply():
+                violation = ProtocolViolation(str(error))
+                violation.__cause__ = error
+                self.abandon(violation)
+            case _:
+                self.abandon(ChannelLost(f"given up ({type(error).__name__})"))
+                raise error
+
+    async def _give(self) -> None:
+        """Give the next reply to the oldest."""
+        await self._run(self._queue[0], await self._hear())
+
+    async def _run(self, started: Started[Any], value: object) -> None:
+        """Perform the steps of a procedure until it must hear what is not at hand, or ends."""
+        while True:
+            self._resume(started, value)
+            if started.ended:
+                return
+            value = None
+            match started.step:
+                case Hear():
+                    value = self._at_hand(started)
+                    if value is None:
+                        return
+                case Say(commands=commands):
+                    for command in commands:
+                        self._say(command, started)
+                    if self._said - self._spoken >= GATHER:
+                        await self._flush()
+                case Transfer() as transfer:
+                    value = await self._transfer(transfer, started)
+                case Pass():
+                    started.passed = True
+                case Secure():
+                    await self._begin_tls()
+                case Run(function=function):
+                    value = await self.stream.run(function)
+
+    def _resume(self, started: Started[Any], value: object) -> None:
+        """Send a value, or throw Lost, into a procedure; note the step it yields, or how it ended."""
+        try:
+            if isinstance(value, Lost):
+                started.step = started.procedure.throw(value)
+            else:
+                started.step = started.procedure.send(value)
+        except StopIteration as stop:
+            started.result = stop.value
+            self._end(started, None)
+        except Lost as lost:
+            self._end(started, lost.verdict)
+        except Exception as error:  # noqa: BLE001  raised by finish
+            self._end(started, error)
+
+    def _end(self, started: Started[Any], error: Exception | None) -> None:
+        started.error, started.ended, started.passed = error, True, True
+        self._queue.remove(started)
+        if error is None and not any(owed.started is started for owed in self._owed):
+            return
+        started.procedure.close()
+        if not self._over:
+            self.abandon(ChannelLost(f"the session ended with an earlier procedure: {error}"))
+
+    def _say(self, command: Command, started: Started[Any]) -> None:
+        octets = command.render()
+        self._put(octets, started)
+        self._owed.append(_Owed(command, started, self._said))
+        if octets:
+            self._tell(CommandSent, started, text=str(command), secured=self.secured)
+
+    def _put(self, octets: bytes, started: Started[Any]) -> None:
+        self._out.append(octets)
+        self._said += len(octets)
+        started.end = self._said
+
+    def _tell(self, kind: type[Event], started: Started[Any], **what: Any) -> None:
+        """Keep what to tell until what is gathered is written: an event never runs ahead of its octets."""
+        if self._observers.heard:
+            self._untold.append((kind, {"item": started.item, **what}))
+
+    def _at_hand(self, started: Started[Any]) -> Reply | None:
+        """The reply this procedure is owed, if it is the next one due and has arrived."""
+        if not self._owed:
+            raise RuntimeError("a procedure hears what nobody owes")
+        owed = self._owed[0]
+        if owed.started is not started or owed.end > self._spoken:
+            return None
+        reply = self._early.popleft() if self._early else self._reader.next(owed.command.replies)
+        if reply is not None:
+            self._owed.popleft()
+            started.heard += 1
+            if self._observers.heard:
+                self._observers.emit(
+                    ReplyReceived(
+                        at=self.stream.now(),
+                        session=self._session,
+                        item=started.item,
+                        reply=owed.command.show(reply),
+                        secured=self.secured,
+                    )
+                )
+        return reply
+
+    async def _hear(self) -> Reply:
+        """The next reply that is owed."""
+        oldest = self._queue[0]
+        if (reply := self._at_hand(oldest)) is None:
+            await self._flush()
+            self._set_deadline(self._owed[0].command.limit)
+            while (reply := self._at_hand(oldest)) is None:
+                octets = await self.stream.receive()
+                if not octets:
+                    raise ChannelLost("the server closed the connection")
+                self._reader.feed(octets)
+        return reply
+
+    async def _flush(self) -> None:
+        """Write what was gathered; where nothing is owed for what was written before, nothing may have arrived."""
+        if self._said > self._spoken:
+            if self._owed and self._owed[0].end > self._spoken and self._has_arrived():
+                raise ProtocolViolation("the server spoke without being asked")
+            await self._write()
+
+    def _has_arrived(self) -> bool:
+        """Has anything arrived that no reply was made of? Takes it in. Raises ChannelLost at the end of the stream."""
+        arrived = self.stream.at_hand()
+        if arrived:
+            self._reader.feed(arrived)
+        elif arrived is not None and not self._reader.pending:
+            raise ChannelLost("the server closed the connection")
+        return self._reader.pending
+
+    async def _write(self) -> None:
+        octets = self._out[0] if len(self._out) == 1 else b"".join(self._out)
+        self._out.clear()
+        self._set_deadline("timeout")
+        try:
+            await self.stream.send(octets)
+        except ChannelLost:
+            self._spoken = self._said - self.stream.untaken
+            await self._hear_last_words()
+            raise
+        except BaseException:
+            self._spoken = self._said - self.stream.untaken
+            raise
+        self._spoken = self._said
+        if self._untold:
+            untold, self._untold = self._untold, []
+            for kind, what in untold:
+                self._observers.emit(kind(at=self.stream.now(), session=self._session, **what))
+
+    async def _hear_last_words(self) -> None:
+        """Read, for a short while, what the server said before the connection broke."""
+        self.stream.deadline = self.stream.now() + LAST_WORDS
+        try:
+            while octets := await self.stream.receive():
+                self._reader.feed(octets)
+        except (ChannelLost, TimeoutError):
+            return
+
+    def _last_reply(self, started: Started[Any]) -> Reply | None:
+        try:
+            return self._at_hand(started)
+        except (MalformedReply, RuntimeError):
+            return None
+
+    def _last_words(self) -> tuple[Reply, ...]:
+        """The replies that arrived beyond those owed for what was spoken."""
+        words = []
+        try:
+            while (reply := self._reader.next()) is not None:
+                if self._owed and self._owed[0].end <= self._spoken:
+                    self._owed.popleft()
+                else:
+                    words.append(reply)
+        except MalformedReply:
+            pass
+        return tuple(words)
+
+    def _set_deadline(self, limit: str) -> None:
+        when = self.stream.now() + getattr(self.limits, limit)
+        if self.outer is not None and self.outer[0] < when:
+            when, limit = self.outer
+        self.stream.deadline, self._limit = when, limit
+
+    async def _begin_tls(self) -> None:
+        """TLS begins exactly behind the reply: an octet more may have been put there by anybody (RFC 3207 section 6)."""
+        if self._secure is None:
+            raise RuntimeError("this channel has no way to begin TLS")
+        if self._owed or self._has_arrived():
+            raise ProtocolViolation("octets arrived in clear after the reply to STARTTLS: injected, or a broken server")
+        self._set_deadline("connect")
+        self.stream = await self._secure(self.stream)
+        self._reader = ReplyReader()
+        self.secured = True
+
+    async def _transfer(self, step: Transfer, started: Started[Any]) -> Transferred:
+        """Send the mail data, piece by piece; stop where the server answers before its end."""
+        data, throttle = step.mail_data, self._throttle
+        framed = step.chunked and data.size is None  # a BDAT for each piece: the size of the whole is not known
+        transparency = None if step.chunked or data.wire_safe else Transparency()
+        begun, done, due, size = self.stream.now(), 0, step.due, data.size or 0
+        self._tell(TransferStarted, started, size=data.size)
+        if step.chunked and not framed:
+            self._say(Bdat(size, last=True), started)
+        elif not step.chunked:
+            self._owed.append(_Owed(EndMark(), started, inf))
+        mark = None if framed else self._owed[-1]
+        telling = Telling(data, throttle.piece if throttle else GATHER, self.stream.run)
+        async with aclosing(telling):
+            while not telling.ended:
+                started.end = inf
+                piece = await telling.next()
+                done += len(piece)
+                if framed:
+                    if self._refused_early():
+                        return Transferred(due - step.due, whole=False)
+                    self._say(Bdat(len(piece), telling.ended), started)
+                    due += not telling.ended
+                elif self._owed[0] is mark and self._has_arrived():
+                    mark.end = self._spoken
+                    return Transferred(1, whole=False, in_step=False)
+                elif step.chunked and (done > size or (telling.ended and done < size)):
+                    raise InvalidMail(f"mail data: its source gave {done} octets, not {size} as before")
+                if transparency is not None:
+                    piece = transparency.double(piece)
+                self._put(piece, started)
+                self._owed[-1].end = self._said
+                if throttle is not None:
+                    await self.stream.sleep_until(throttle.take(len(piece), self.stream.now()))
+                took = self.stream.now() - begun
+                self._tell(TransferProgress, started, done=done, size=data.size, rate=done / took if took else 0.0)
+                if not telling.ended:
+                    started.end = inf
+                    if mark is not None:
+                        mark.end = inf
+                    await self._write()
+        if not step.chunked:
+            self._put(END_MARK, started)
+            self._owed[-1].end = self._said
+        self._owed.extend(_Owed(EndMark(), started, self._said) for _ in range(step.due - 1))
+        self._tell(TransferEnded, started, done=done, took=self.stream.now() - begun)
+        return Transferred(due)
+
+    def _refused_early(self) -> bool:
+        """Has the server refused a chunk already? Keeps the replies that came until they are asked for."""
+        if self._has_arrived():
+            while (reply := self._reader.next()) is not None:
+                self._early.append(reply)
+                if reply.negative:
+                    return True
+        return False

@@ -1,0 +1,229 @@
+"""The async client: many tasks, a few sessions.
+
+A client holds no task between calls. It works with ``async with`` or with ``aclose()``; its sessions belong to the event
+loop that opened them. On asyncio and on trio.
+"""
+
+import time
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, BinaryIO, Self, TypeAlias, TypeVar, Unpack
+
+from smtpkit.errors import Outcome, TimedOut, UsageError
+from smtpkit.events import Event
+from smtpkit.observers import Observers
+from smtpkit.options import OptionKeywords, Options
+from smtpkit.pool import Pool, Request
+from smtpkit.protocol import procedures
+from smtpkit.protocol.reply import Reply
+from smtpkit.protocol.steps import Procedure
+from smtpkit.session import FAREWELL, Report, Session, World, deliver
+
+if TYPE_CHECKING:
+    import os
+    from email.message import Message as StdlibMessage
+
+    from smtpkit.message.message import DSN, Message
+
+    Sendable: TypeAlias = (
+        StdlibMessage
+        | Message
+        | bytes
+        | bytearray
+        | memoryview
+        | os.PathLike[str]
+        | BinaryIO
+        | Iterable[bytes]
+        | AsyncIterable[bytes]
+    )
+
+E = TypeVar("E", bound=Event)
+T = TypeVar("T")
+CONNECTIONS = 8
+
+
+class Client:
+    """Sends mail over at most ``connections`` sessions, opened when first needed and kept for the next mail.
+
+    ``url`` is ``smtp://``, ``submission://``, ``smtps://``, ``lmtp://`` or ``lmtp+unix://`` (default: SMTPKIT_URL of the
+    environment); every parameter of it is a keyword too, and a keyword wins. Raises UsageError for what cannot be.
+    """
+
+    def __init__(self, url: str | None = None, **options: Unpack[OptionKeywords]) -> None:
+        self.options = Options.of(url, **options)
+        self._observers = Observers()
+        self._pool: Pool[Session] = Pool(self.options.connections or CONNECTIONS)
+        self._opened = 0
+        self._seen_tls: set[tuple[str, int | None]] = set()
+        self._home: object = None  # the event loop our sessions belong to
+        self._closed = False
+
+    async def send(
+        self,
+        message: "Sendable",
+        sender: str | None = None,
+        recipients: str | Iterable[str] | None = None,
+        *,
+        dsn: "DSN | None" = None,
+    ) -> Outcome:
+        """Send one mail; return once the server has answered for it.
+
+        ``sender`` and ``recipients`` are taken from the header where they are not given; Bcc never goes on the wire.
+        Where some recipients are refused the mail goes to the others, and ``outcome.refused`` says which and why.
+
+        Raises InvalidMail before anything is sent; NotSupported before MAIL; SenderRefused, RecipientsRefused and
+        DataRefused where nobody is served; InDoubt where it is not known; TransportError where it certainly was not.
+        Every error has ``.outcome``.
+        """
+        from smtpkit.message.message import prepare
+        from smtpkit.transport.connect import run_in_worker
+
+        options = self.options
+        preparing = prepare(
+            message,
+            sender,
+            recipients,
+            newlines=options.newlines,
+            on_refused=options.on_refused,
+            dsn=dsn,
+            run=run_in_worker,
+        )
+        until = self._until()
+        return await deliver(message, preparing, lambda: self._session(until), self._observers, until)
+
+    async def check(self) -> Report:
+        """Connect, say EHLO, begin TLS and log in as a mail would; return what the server showed. No mail is sent."""
+        until = self._until()
+        async with self._session(until, fresh=True) as session:
+            report = session.report
+            await session.close()
+        return report
+
+    async def verify(self, user: str) -> Reply:
+        """Ask by VRFY whether a user exists (RFC 5321 section 3.5); every reply is an answer, also a refusal."""
+        return await self._perform(procedures.verify(user))
+
+    async def expand(self, mailing_list: str) -> tuple[str, ...]:
+        """Ask by EXPN for the members of a list, one text each as the server gives it. Raises Refused."""
+        return (await self._perform(procedures.expand(mailing_list))).lines
+
+    async def noop(self) -> Reply:
+        """Say NOOP."""
+        return await self._perform(procedures.noop())
+
+    async def command(self, text: str) -> Reply:
+        """Say a command of one's own, such as ``HELP`` or ``XCLIENT …``; every reply is an answer."""
+        return await self._perform(procedures.command(text))
+
+    def on(self, kind: type[E], callback: Callable[[E], object]) -> Callable[[], None]:
+        """Call ``callback`` at once for each event of this kind. Returns what ends it."""
+        return self._observers.on(kind, callback)
+
+    def events(self, buffer: int = 1024) -> "AbstractAsyncContextManager[Any]":
+        """``async with client.events() as events: async for event in events``; leaving the block ends it."""
+        return self._observers.events(buffer)
+
+    async def aclose(self) -> None:
+        """Say QUIT on idle sessions and close all; what is still under way is lost. Never raises."""
+        import anyio
+
+        self._closed = True
+        idle, busy = self._pool.empty()
+        for session in busy:
+            session.abort("the client was closed")
+        with anyio.move_on_after(FAREWELL, shield=True):
+            async with anyio.create_task_group() as tasks:
+                for session in idle:
+                    tasks.start_soon(session.close)
+        self._observers.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def __repr__(self) -> str:
+        return f"<Client {self.options}: {self._pool!r}>"
+
+    async def _perform(self, procedure: Procedure[T]) -> T:
+        until = self._until()
+        async with self._session(until) as session:
+            return await session.perform(procedure, until)
+
+    def _until(self) -> float | None:
+        total = self.options.limits.total
+        return None if total is None else time.monotonic() + total
+
+    @asynccontextmanager
+    async def _session(self, until: float | None, *, fresh: bool = False) -> AsyncGenerator[Session]:
+        """A session for the time of a block: the one used last, or a new one, or the next that is given back."""
+        self._settle_in()
+        request: Request[Session] = Request(object() if fresh else self.options.key)
+        try:
+            _drop(self._pool.ask(request))
+            if not request.granted:
+                await self._wait(request, until)
+            session = request.session
+            if session is None:
+                session = await self._open(until)
+                self._pool.opened(request, session)
+            yield session
+        finally:
+            _drop(self._pool.give_back(request))
+
+    async def _wait(self, request: Request[Session], until: float | None) -> None:
+        """Wait for the turn of a request."""
+        import anyio
+
+        limit, name = time.monotonic() + self.options.limits.connect, "connect"
+        if until is not None and until < limit:
+            limit, name = until, "total"
+        request.bell = anyio.Event()
+        with anyio.move_on_after(limit - time.monotonic()):
+            await request.bell.wait()
+        if not request.granted:
+            raise TimedOut(f"no session became free: {self!r}; the {name} limit ran out", limit=name)
+
+    async def _open(self, until: float | None) -> Session:
+        from smtpkit.transport.connect import connect, run_in_worker
+
+        self._opened += 1
+        session = Session(self.options, self._opened, self._observers)
+        return await session.open(World(connect, run_in_worker, time.monotonic), until, self._seen_tls)
+
+    def _settle_in(self) -> None:
+        """Sessions live in one event loop; a client without sessions may move to another."""
+        if self._closed:
+            raise UsageError("the client is closed; make a new one")
+        from smtpkit.transport.connect import current_loop
+
+        home = current_loop()
+        if home is not self._home:
+            if self._home is not None and not self._pool.is_empty:
+                raise UsageError(
+                    "this client has sessions in another event loop; use one client for each loop, or aclose() it there"
+                )
+            self._home = home
+
+
+def _drop(sessions: list[Session]) -> None:
+    for session in sessions:
+        session.abort("dead or broken")
+
+
+async def send(
+    message: "Sendable",
+    sender: str | None = None,
+    recipients: str | Iterable[str] | None = None,
+    *,
+    url: str | None = None,
+    dsn: "DSN | None" = None,
+    **options: Unpack[OptionKeywords],
+) -> Outcome:
+    """Send one mail over a session of its own. Everything is as for ``Client`` and ``Client.send``."""
+    async with Client(url, **options) as client:
+        return await client.send(message, sender, recipients, dsn=dsn)

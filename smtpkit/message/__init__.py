@@ -1,0 +1,1 @@
+"""What is carried: addresses, header fields and messages, made into an envelope and mail data."""

@@ -1,0 +1,62 @@
+"""What EHLO offered, and which extension each need of a mail asks for."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from smtpkit.protocol.reply import Reply
+
+MOST_KEYWORDS = 256
+LONGEST_ARGUMENT = 128  # octets kept of the argument of a keyword nobody here knows
+_KNOWN = {"AUTH", "SIZE", "LIMITS"}
+
+
+@dataclass(frozen=True, slots=True)
+class Extensions:
+    """The extensions of a session: keyword in capitals to argument text.
+
+    Tolerant (RFC 5321 section 4.1.1.1): case, blanks, and ``AUTH=LOGIN`` beside ``AUTH`` are taken as meant.
+    """
+
+    keywords: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, reply: Reply) -> "Extensions":
+        """What a positive reply to EHLO or LHLO offers; its first line is the server's name."""
+        keywords: dict[str, str] = {}
+        for line in reply.lines[1:]:
+            keyword, _, argument = line.strip().partition(" ")
+            keyword, equals, old_argument = keyword.upper().partition("=")
+            if equals:
+                argument = f"{old_argument} {argument}"
+            if not keyword or (keyword not in keywords and len(keywords) == MOST_KEYWORDS):
+                continue
+            if keyword not in _KNOWN:
+                argument = argument[:LONGEST_ARGUMENT]
+            if keyword in keywords:
+                argument = f"{keywords[keyword]} {argument}"
+            keywords[keyword] = argument.strip()
+        return cls(keywords)
+
+    def __contains__(self, keyword: object) -> bool:
+        return keyword in self.keywords
+
+    @property
+    def size(self) -> int | None:
+        """The largest mail taken, in octets; None where no limit is known (RFC 1870)."""
+        text = self.keywords.get("SIZE", "").split(" ", 1)[0]
+        if not (text.isascii() and text.isdigit()):
+            return None
+        return min(int(text[:20]), 2**63 - 1) or None
+
+    @property
+    def mechanisms(self) -> tuple[str, ...]:
+        """The SASL mechanisms offered, in capitals, each once, in the server's order."""
+        return tuple(dict.fromkeys(self.keywords.get("AUTH", "").upper().split()))
+
+
+NOTHING = Extensions()
+
+
+def missing(needs: Iterable[str], offered: Extensions) -> str | None:
+    """The first keyword of ``needs`` that is not offered, or None."""
+    return next((keyword for keyword in needs if keyword not in offered), None)

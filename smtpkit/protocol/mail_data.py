@@ -1,0 +1,127 @@
+"""Mail data: a recipe for octets, the mending of line ends, and transparency (RFC 5321 section 4.5.2).
+
+Rules: on the wire every line ends in CRLF and there is no other CR or LF, across any chunk border; NUL is refused; mail
+data that is not empty ends in CRLF, so DATA and BDAT carry the same octets and the end mark is always ``.`` CRLF.
+"""
+
+import re
+from collections.abc import AsyncIterable, Callable, Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from smtpkit.errors import InvalidMail
+
+END_MARK = b".\r\n"
+
+_LINE_DOT = re.compile(rb"\n\.")
+
+
+class Survey(NamedTuple):
+    """What one reading of the octets shows: size once mended, any octet over 127, and what need not be done again."""
+
+    size: int
+    eight_bit: bool
+    mended: bool  # mending changes nothing
+    wire_safe: bool  # and no line begins with a dot
+
+
+@dataclass(frozen=True, slots=True)
+class MailData:
+    """Where the octets come from and what is known about them before they are told.
+
+    ``tell`` begins the telling: it is called once for each transaction and returns chunks of any size. Unless
+    ``one_shot`` it can be called again and tells the same. ``blocking``: taking a chunk may wait for a disk.
+    ``size`` counts the octets once mended, without transparency. None means unknown.
+    ``seven_bit`` gives the same mail without octets over 127, where the source can be told so.
+    """
+
+    tell: Callable[[], Iterable[bytes] | AsyncIterable[bytes]]
+    size: int | None = None
+    eight_bit: bool | None = None
+    mended: bool = False
+    wire_safe: bool = False
+    strict: bool = False
+    one_shot: bool = False
+    blocking: bool = False
+    seven_bit: "Callable[[], MailData] | None" = None
+
+    @classmethod
+    def of(cls, octets: bytes, *, strict: bool = False) -> "MailData":
+        """Mail data from octets at hand. Raises InvalidMail for NUL, and for bare CR or LF if strict."""
+        size, eight_bit, mended, wire_safe = survey((octets,), strict=strict)
+        return cls(lambda: (octets,), size, eight_bit, mended, wire_safe, strict)
+
+
+def survey(chunks: Iterable[bytes], *, strict: bool = False) -> Survey:
+    """Read once through the octets. Raises InvalidMail as LineEnds does."""
+    ends = LineEnds(strict=strict)
+    size = read = 0
+    eight_bit = dots = False
+    last = b"\n"
+    for chunk in chunks:
+        mended = ends.mend(chunk)
+        read += len(chunk)
+        size += len(mended)
+        eight_bit = eight_bit or not mended.isascii()
+        dots = dots or (b"." in mended and _LINE_DOT.search(last + mended) is not None)
+        last = mended[-1:] or last
+    size += len(ends.end())
+    untouched = size == read and not ends.touched
+    return Survey(size, eight_bit, untouched, untouched and not dots)
+
+
+class LineEnds:
+    """Makes every line end CRLF: bare CR and bare LF are mended, or refused if ``strict``; NUL is refused always."""
+
+    __slots__ = ("_held", "_last", "strict", "touched")
+
+    def __init__(self, *, strict: bool = False) -> None:
+        self.strict = strict
+        self.touched = False  # has anything been mended?
+        self._held = False  # a CR at the end of the last chunk, whose LF may come with the next
+        self._last = b"\n"  # the last octet given out; so, at the start, a line begins
+
+    def mend(self, chunk: bytes) -> bytes:
+        """The chunk with its line ends mended; a CR at its end is held until the next."""
+        if b"\0" in chunk:
+            raise InvalidMail("mail data: a NUL octet cannot be sent by DATA; encode the part as base64")
+        if self._held:
+            chunk, self._held = b"\r" + chunk, False
+        if chunk[-1:] == b"\r":
+            chunk, self._held = chunk[:-1], True
+        lines = chunk.count(b"\r\n")
+        if chunk.count(b"\n") != lines or chunk.count(b"\r") != lines:
+            if self.strict:
+                raise InvalidMail('mail data: a bare CR or LF; end lines with CRLF, or use newlines="normalize"')
+            self.touched = True
+            chunk = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\r\n")
+        self._last = chunk[-1:] or self._last
+        return chunk
+
+    def end(self) -> bytes:
+        """What is missing at the end: CRLF, unless the last line is ended or there was nothing at all."""
+        if self._held and self.strict:
+            raise InvalidMail('mail data: a bare CR at its end; end lines with CRLF, or use newlines="normalize"')
+        if not self._held and self._last == b"\n":
+            return b""
+        self.touched = True
+        return b"\r\n"
+
+
+class Transparency:
+    """Doubles the dot at the start of a line (RFC 5321 section 4.5.2); the octets given are mended already."""
+
+    __slots__ = ("_line_start",)
+
+    def __init__(self) -> None:
+        self._line_start = True
+
+    def double(self, chunk: bytes) -> bytes:
+        """The chunk with each dot that begins a line doubled."""
+        if not chunk:
+            return chunk
+        first = self._line_start and chunk[:1] == b"."
+        self._line_start = chunk[-1:] == b"\n"
+        if b"." in chunk:
+            chunk = chunk.replace(b"\n.", b"\n..")
+        return b"." + chunk if first else chunk

@@ -1,0 +1,465 @@
+"""Procedures: the pieces of dialogue of RFC 5321 section 3, each a generator that yields steps.
+
+A procedure that returns leaves the session in step with the server; one that raises leaves it broken. Procedures judge
+replies by their first digit; 421 is never a verdict on a mail or a path, it is the end of the channel.
+"""
+
+import base64
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from smtpkit.errors import (
+    AuthenticationRefused,
+    DataRefused,
+    InDoubt,
+    NotSupported,
+    Outcome,
+    ProtocolViolation,
+    RecipientsRefused,
+    Refused,
+    SenderRefused,
+    ServiceClosing,
+    SMTPError,
+)
+from smtpkit.protocol import sasl
+from smtpkit.protocol.command import (
+    Auth,
+    Command,
+    Data,
+    Ehlo,
+    Expn,
+    Greeting,
+    Helo,
+    Lhlo,
+    Mail,
+    Noop,
+    Quit,
+    Raw,
+    Rcpt,
+    Response,
+    Rset,
+    StartTLS,
+    Vrfy,
+)
+from smtpkit.protocol.envelope import Envelope, ForwardPath, utf8_addr_unitext, utf8_addr_xtext, xtext
+from smtpkit.protocol.extension import NOTHING, Extensions
+from smtpkit.protocol.mail_data import MailData
+from smtpkit.protocol.reply import Reply
+from smtpkit.protocol.steps import Hear, Lost, Pass, Procedure, Say, Secure, Step, Transfer, Transferred
+
+# More commands than this are never unanswered at once: their replies would fill the buffers between us.
+MOST_UNANSWERED = 200
+MOST_CHALLENGES = 8
+SMALL = 65_536  # octets of mail data that may follow BDAT before anybody is known to be accepted
+
+_EMPTY = MailData.of(b"")
+
+
+def _hear(stage: str) -> Generator[Step, Reply, Reply]:
+    """The next reply; 421 raises."""
+    reply = yield Hear()
+    if reply.closing:
+        raise ServiceClosing(reply, stage)
+    return reply
+
+
+def ask(command: Command) -> Generator[Step, Reply, Reply]:
+    """One command, one reply."""
+    yield Say(command)
+    return (yield from _hear(command.verb))
+
+
+def greeting() -> Procedure[Reply]:
+    """The server speaks first. Raises Refused unless it is 2yz (554: no service here; RFC 5321 section 3.1)."""
+    yield Say(Greeting())
+    reply = yield from _hear("greeting")
+    if not reply.positive:
+        raise Refused(reply, "greeting")
+    return reply
+
+
+def hello(name: str, *, lmtp: bool = False, fall_back: bool = True) -> Procedure[Extensions]:
+    """EHLO, or LHLO; HELO where EHLO is refused for good and ``fall_back`` allows it (RFC 5321 section 3.2)."""
+    reply = yield from ask(Lhlo(name) if lmtp else Ehlo(name))
+    if reply.positive:
+        return Extensions.of(reply)
+    if reply.permanent and fall_back and not lmtp:
+        reply = yield from ask(Helo(name))
+        if reply.positive:
+            return NOTHING
+    raise Refused(reply, "LHLO" if lmtp else "EHLO")
+
+
+def secure() -> Procedure[Reply]:
+    """STARTTLS, and TLS if the server says 220 (RFC 3207). A refusal comes back as the reply."""
+    reply = yield from ask(StartTLS())
+    if reply.code == 220:
+        yield Secure()
+    elif not reply.negative:
+        raise ProtocolViolation(f"STARTTLS answered by {reply}; only 220 begins TLS (RFC 3207 section 4)")
+    return reply
+
+
+def authenticate(name: str, who: sasl.Identity) -> Procedure[Reply]:
+    """One SASL exchange (RFC 4954). Returns the positive reply, or the 504 after which another mechanism may be tried.
+
+    Raises AuthenticationRefused, and ProtocolViolation for challenges that cannot be answered.
+    """
+    mechanism = sasl.MECHANISMS[name].mechanism(who)
+    initial = next(mechanism)
+    command = Auth(name, initial)
+    waiting: bytes | None = None  # an initial response too long for the line follows an empty challenge
+    if not command.fits:
+        command, waiting = Auth(name), initial
+    reply = yield from ask(command)
+    challenge: bytes | None = None
+    for _ in range(MOST_CHALLENGES):
+        if not reply.intermediate:
+            break
+        challenge = _challenge(reply)
+        response, waiting = (waiting, None) if waiting is not None else (_respond(mechanism, challenge), None)
+        if response is None:
+            break
+        reply = yield from ask(Response(response))
+    if reply.intermediate:
+        reply = yield from ask(Response(None))
+        raise ProtocolViolation(f"AUTH {name}: a challenge that has no answer; given up, and the server said {reply}")
+    if reply.positive or reply.code == 504:
+        return reply
+    raise AuthenticationRefused(reply, "AUTH", challenge=challenge)
+
+
+def _challenge(reply: Reply) -> bytes | None:
+    """The challenge, decoded strictly; None if it is none."""
+    try:
+        return base64.b64decode(reply.text.encode(), validate=True)
+    except ValueError:
+        return None
+
+
+def _respond(mechanism: sasl.Mechanism, challenge: bytes | None) -> bytes | None:
+    """The response to a challenge, or None if the mechanism has none."""
+    if challenge is None:
+        return None
+    try:
+        return mechanism.send(challenge)
+    except StopIteration:
+        return None
+
+
+def verify(text: str) -> Procedure[Reply]:
+    """VRFY; every reply is an answer (RFC 5321 section 3.5.3)."""
+    return (yield from ask(Vrfy(text)))
+
+
+def expand(text: str) -> Procedure[Reply]:
+    """EXPN; every reply is an answer."""
+    return (yield from ask(Expn(text)))
+
+
+def noop() -> Procedure[Reply]:
+    """NOOP."""
+    return (yield from ask(Noop()))
+
+
+def command(text: str) -> Procedure[Reply]:
+    """A command of the caller's own; every reply is an answer."""
+    reply = yield from ask(Raw(text))
+    if reply.intermediate:
+        raise ProtocolViolation(f"{reply}: the server waits for more, which a single command cannot give")
+    return reply
+
+
+def termination() -> Procedure[Reply]:
+    """QUIT; the reply is of no consequence (RFC 5321 section 4.1.1.10), nor is the lack of one."""
+    yield Say(Quit())
+    reply: Reply = yield Hear()
+    return reply
+
+
+@dataclass(frozen=True, slots=True)
+class _Parameter:
+    """A parameter of MAIL or RCPT: its extension, its text (None: not needed), and whether the mail needs it."""
+
+    extension: str
+    text: Callable[[Envelope, MailData], str | None]
+    needed: Callable[[Envelope, MailData], bool] = lambda _envelope, _data: True
+
+
+_MAIL_PARAMETERS = (
+    _Parameter(
+        "SIZE", lambda _, data: None if data.size is None else f"SIZE={data.size}", lambda _envelope, _data: False
+    ),
+    _Parameter(
+        "8BITMIME",
+        lambda _, data: None if data.eight_bit is False else "BODY=8BITMIME",
+        lambda _, data: data.eight_bit is True,
+    ),
+    _Parameter("SMTPUTF8", lambda envelope, _: "SMTPUTF8" if envelope.utf8 else None),
+    _Parameter("DSN", lambda envelope, _: envelope.ret and f"RET={envelope.ret}"),
+    _Parameter("DSN", lambda envelope, _: envelope.envelope_id and f"ENVID={xtext(envelope.envelope_id)}"),
+)
+
+
+def _parameters(envelope: Envelope, data: MailData, offered: Extensions) -> Iterator[str]:
+    """The parameters of MAIL. Raises NotSupported."""
+    for parameter in _MAIL_PARAMETERS:
+        text = parameter.text(envelope, data)
+        if text is None:
+            continue
+        if parameter.extension in offered:
+            yield text
+        elif parameter.needed(envelope, data):
+            raise lacking(parameter.extension, f"{text} is needed by this mail")
+
+
+def lacking(extension: str, why: str) -> NotSupported:
+    """The error for an extension that is needed and not offered."""
+    return NotSupported(f"the server does not offer {extension}: {why}", extension=extension)
+
+
+def _recipient(path: ForwardPath, envelope: Envelope, offered: Extensions) -> Rcpt:
+    parameters = []
+    if path.notify:
+        parameters.append(f"NOTIFY={','.join(path.notify)}")
+    if path.original is not None:
+        if path.original.isascii():
+            parameters.append(f"ORCPT=rfc822;{xtext(path.original)}")
+        else:
+            encode = utf8_addr_unitext if envelope.utf8 else utf8_addr_xtext
+            parameters.append(f"ORCPT=utf-8;{encode(path.original)}")
+    if parameters and "DSN" not in offered:
+        raise lacking("DSN", f"{parameters[0]} was asked for <{path.address}>")
+    return Rcpt(path.address, tuple(parameters))
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A transaction, ready to be said to a server that offers what it needs."""
+
+    mail: Mail
+    recipients: tuple[Rcpt, ...]
+    required: frozenset[str]
+    mail_data: MailData
+    chunked: bool
+    pipelining: bool
+    lmtp: bool
+    message_id: str | None = None
+
+    @property
+    def joined(self) -> bool:
+        """Do DATA or BDAT go with MAIL and RCPT? Once the server has said 354 there is no taking it back."""
+        if not self.pipelining or (self.required and len(self.recipients) > 1):
+            return False
+        if self.chunked:
+            return not self.lmtp and self.mail_data.size is not None and self.mail_data.size <= SMALL
+        return True
+
+
+def plan(
+    envelope: Envelope,
+    mail_data: MailData,
+    offered: Extensions,
+    *,
+    chunked: bool = False,
+    lmtp: bool = False,
+    message_id: str | None = None,
+) -> Plan:
+    """Fit a mail to what the server offers. Raises NotSupported before anything is said."""
+    if mail_data.eight_bit and "8BITMIME" not in offered and mail_data.seven_bit is not None and not envelope.utf8:
+        mail_data = mail_data.seven_bit()
+    if offered.size is not None and mail_data.size is not None and mail_data.size > offered.size:
+        raise NotSupported(
+            f"the mail has {mail_data.size} octets, the server takes at most {offered.size}", extension="SIZE"
+        )
+    if chunked and "CHUNKING" not in offered:
+        raise lacking("CHUNKING", 'chunking="always" was asked for')
+    return Plan(
+        Mail(envelope.reverse_path, tuple(_parameters(envelope, mail_data, offered))),
+        tuple(_recipient(path, envelope, offered) for path in envelope.forward_paths),
+        frozenset(path.address for path in envelope.forward_paths if path.required),
+        mail_data,
+        chunked,
+        "PIPELINING" in offered,
+        lmtp,
+        message_id,
+    )
+
+
+class _Verdict:
+    """What a transaction has come to know so far."""
+
+    __slots__ = ("accepted", "data", "doubt", "error", "final", "plan", "refused", "replies", "sender")
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.sender: Reply | None = None  # the refusal of MAIL
+        self.accepted: list[str] = []  # by RCPT; of worth once the mail data is accepted
+        self.refused: dict[str, Reply] = {}
+        self.data: Reply | None = None  # the reply to DATA
+        self.replies: dict[str, Reply] = {}  # LMTP: to the mail data, for each path
+        self.final: Reply | None = None
+        self.doubt = False  # the server may have all of it, and we not its reply
+        self.error: SMTPError | None = None  # known, and not to be changed by what follows
+
+    def judge(self, command: Command, reply: Reply) -> None:
+        """Take in the reply to a command of the group. Raises what ends the session."""
+        match command:
+            case Rset() if not reply.positive:
+                raise Refused(reply, "RSET")
+            case Mail() if reply.negative:
+                self.sender = reply
+            case Rcpt() if reply.positive:
+                self.accepted.append(command.path)
+            case Rcpt() if reply.negative:
+                if self.sender is None:
+                    self.refused[command.path] = reply
+            case Data():
+                self.data = reply
+            case _ if not reply.positive:
+                raise ProtocolViolation(f"{command.verb} answered by {reply}")
+
+    @property
+    def stopped(self) -> SMTPError | None:
+        """Why the mail data shall not go out, or None."""
+        if self.sender is not None:
+            return SenderRefused(self.sender, "MAIL")
+        if len(self.refused) == len(self.plan.recipients) or not self.plan.required.isdisjoint(self.refused):
+            return RecipientsRefused(dict(self.refused))
+        return None
+
+    def lost(self, lost: Lost) -> SMTPError:
+        """What the end of the channel means for this mail: in doubt only if all was said and nothing was answered."""
+        verdict = lost.verdict
+        self.doubt = self.doubt and lost.spoken and verdict is lost.cause
+        if self.doubt and self.unsettled:
+            error = InDoubt(f"{lost.cause}; the mail was sent whole and its reply is not known: it may be accepted")
+            error.__cause__ = lost.cause
+            return error
+        if type(verdict) is Refused:
+            return DataRefused(verdict.reply, "mail data")
+        return verdict
+
+    @property
+    def unsettled(self) -> tuple[str, ...]:
+        """The paths without a verdict."""
+        paths = (recipient.path for recipient in self.plan.recipients)
+        return tuple(path for path in paths if path not in self.refused and path not in self.replies)
+
+    def outcome(self, error: SMTPError | None) -> Outcome:
+        """What has become of the mail."""
+        refused = dict(self.refused)
+        accepted = tuple(path for path, reply in self.replies.items() if reply.positive)
+        refused |= {path: reply for path, reply in self.replies.items() if not reply.positive}
+        if error is None and not self.plan.lmtp:
+            accepted = tuple(self.accepted)
+        elif isinstance(error, SenderRefused | DataRefused):
+            refused |= dict.fromkeys(self.unsettled, error.reply)
+        in_doubt = self.unsettled if self.doubt else ()
+        outcome = Outcome(accepted, refused, in_doubt, self.final, self.replies, self.plan.message_id, error=error)
+        if error is not None:
+            error.outcome = outcome
+        return outcome
+
+
+def transaction(plan: Plan, *, reset: bool = False) -> Procedure[Outcome]:
+    """One mail transaction (RFC 5321 section 3.3). ``reset`` leads it with RSET, where an earlier one may be open.
+
+    Returns the outcome, with ``error`` where nobody was served or it is in doubt; the session is in step, and unless the
+    mail data was answered the transaction is still open. Raises what ends the session, with ``outcome``.
+    """
+    verdict = _Verdict(plan)
+    try:
+        error = yield from _transact(plan, verdict, reset=reset)
+    except Lost as lost:
+        error = verdict.error or verdict.stopped or verdict.lost(lost)
+    except SMTPError as fatal:
+        known = verdict.error or verdict.stopped or fatal
+        verdict.outcome(known)
+        raise known from (None if known is fatal else fatal)
+    return verdict.outcome(error)
+
+
+def _transact(plan: Plan, verdict: _Verdict, *, reset: bool) -> Generator[Step, Any, SMTPError | None]:
+    group: list[Command] = [Rset()] if reset else []
+    group += (plan.mail, *plan.recipients)
+    if plan.joined and not plan.chunked:
+        group.append(Data())
+    unheard: deque[Command] = deque()
+    most = MOST_UNANSWERED if plan.pipelining else 1
+    for spoken in group:
+        if verdict.stopped is not None:
+            break
+        yield Say(spoken)
+        unheard.append(spoken)
+        while len(unheard) >= most:
+            yield from _judge(unheard.popleft(), verdict)
+    transferred: Transferred | None = None
+    if plan.joined and plan.chunked and verdict.stopped is None:
+        verdict.doubt = True
+        transferred = yield Transfer(plan.mail_data, chunked=True)
+    while unheard:
+        yield from _judge(unheard.popleft(), verdict)
+    if (error := verdict.stopped) is not None:
+        verdict.doubt, verdict.error = False, error
+        if transferred is not None:
+            yield from _final(verdict, transferred)
+        elif verdict.data is not None and not verdict.data.negative:
+            yield from _end_empty(verdict, error)
+        return error
+    if transferred is None:
+        if not plan.chunked:
+            reply = verdict.data or (yield from ask(Data()))
+            if reply.negative:
+                return DataRefused(reply, "DATA")
+            if not reply.intermediate:
+                raise ProtocolViolation(f"DATA answered by {reply}")
+        verdict.doubt = True
+        transferred = yield Transfer(plan.mail_data, plan.chunked, len(verdict.accepted) if plan.lmtp else 1)
+    return (yield from _final(verdict, transferred))
+
+
+def _judge(command: Command, verdict: _Verdict) -> Generator[Step, Reply, None]:
+    verdict.judge(command, (yield from _hear(command.verb)))
+
+
+def _end_empty(verdict: _Verdict, error: SMTPError) -> Generator[Step, Any, None]:
+    """354 although nobody was accepted: a lone dot is refused by the server (RFC 2920 section 3.1).
+
+    Where MAIL or a required path was refused a dot might deliver an empty mail: the session is dropped instead.
+    """
+    if verdict.sender is not None or verdict.accepted or not (verdict.data and verdict.data.intermediate):
+        raise error
+    yield Transfer(_EMPTY)
+    reply = yield from _hear("mail data")
+    if not reply.negative:
+        raise error
+
+
+def _final(verdict: _Verdict, transferred: Transferred) -> Generator[Step, Any, SMTPError | None]:
+    """Hear what is due for the mail data."""
+    if transferred.whole:
+        yield Pass()
+    paths = verdict.accepted if verdict.plan.lmtp else ()
+    error: SMTPError | None = verdict.error
+    for left in range(transferred.due, 0, -1):
+        reply = yield Hear()
+        verdict.final = reply
+        if reply.closing:
+            verdict.doubt = False
+            raise ServiceClosing(reply, "mail data")
+        if reply.intermediate or not (transferred.in_step or reply.negative):
+            raise ProtocolViolation(f"mail data answered by {reply}" + ("" if transferred.whole else " before its end"))
+        if transferred.whole and left <= len(paths):
+            verdict.replies[paths[len(paths) - left]] = reply
+            if not any(reply.positive for reply in verdict.replies.values()) and left == 1:
+                error = DataRefused(reply, "mail data")
+        elif reply.negative:
+            verdict.doubt = False
+            error = verdict.error = error or DataRefused(reply, "mail data")
+            if not transferred.in_step or paths:
+                raise error
+    verdict.doubt = False
+    return error

@@ -1,0 +1,155 @@
+"""Replies: their grammar (RFC 5321 section 4.2), their severity, and a reader that takes them out of octets.
+
+Rules: a reply is judged by its first digit; its text is never matched; limits hold before memory is spent.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class MalformedReply(Exception):
+    """The octets cannot be a reply, or are more than a reply may be."""
+
+
+class EnhancedStatus(NamedTuple):
+    """An enhanced status code, ``class.subject.detail`` (RFC 3463)."""
+
+    class_: int
+    subject: int
+    detail: int
+
+    def __str__(self) -> str:
+        return f"{self.class_}.{self.subject}.{self.detail}"
+
+
+class ReplyLimits(NamedTuple):
+    """How much one reply may be: octets of a line, number of lines, octets in all."""
+
+    line: int = 4096
+    lines: int = 512
+    octets: int = 65_536
+
+
+USUAL = ReplyLimits()
+# EHLO answers with a line an extension; a 334 may carry 12,288 octets of base64 (RFC 4954 section 4).
+ROOMY = ReplyLimits(line=12_294, lines=1024, octets=131_072)
+
+_LINE = re.compile(rb"([2-5][0-5][0-9])(?:([ -])([^\r\n]*(?:\r(?!\n|$)[^\r\n]*)*))?\Z")
+_ENHANCED = re.compile(r"([245])\.(\d{1,3})\.(\d{1,3})(?=\s|\Z)")
+_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What the server said: a code of three digits and one text for each line, without code and separator.
+
+    The text is UTF-8; octets that are not are kept by ``surrogateescape``. ``str()`` shows control characters escaped,
+    so that a reply is safe to print or to log.
+    """
+
+    code: int
+    lines: tuple[str, ...] = ("",)
+
+    @property
+    def text(self) -> str:
+        """The lines, joined by line feeds, exactly as received."""
+        return "\n".join(self.lines)
+
+    @property
+    def enhanced(self) -> EnhancedStatus | None:
+        """The enhanced status code at the start of the text (RFC 2034), or None."""
+        found = _ENHANCED.match(self.lines[0])
+        if found is None or found[1] != str(self.code)[0]:
+            return None
+        return EnhancedStatus(int(found[1]), int(found[2]), int(found[3]))
+
+    @property
+    def positive(self) -> bool:
+        """2yz: done."""
+        return 200 <= self.code < 300
+
+    @property
+    def intermediate(self) -> bool:
+        """3yz: go on."""
+        return 300 <= self.code < 400
+
+    @property
+    def transient(self) -> bool:
+        """4yz: refused for now."""
+        return 400 <= self.code < 500
+
+    @property
+    def permanent(self) -> bool:
+        """5yz: refused for good."""
+        return self.code >= 500
+
+    @property
+    def negative(self) -> bool:
+        """4yz or 5yz."""
+        return self.code >= 400
+
+    @property
+    def closing(self) -> bool:
+        """421: the service closes the channel (RFC 5321 section 3.8)."""
+        return self.code == 421
+
+    def __str__(self) -> str:
+        shown = f"{self.code} " + " / ".join(self.lines)
+        return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), shown).rstrip()
+
+
+class ReplyReader:
+    """Takes replies out of octets, however they are split.
+
+    ``feed`` adds what has arrived; ``next`` returns the next whole reply or None. ``pending`` says whether octets are
+    left that no reply has been made of.
+    """
+
+    __slots__ = ("_code", "_octets", "_rest", "_size", "_start", "_texts")
+
+    def __init__(self) -> None:
+        self._octets = b""
+        self._start = 0  # where the next line begins in _octets
+        self._code = b""
+        self._texts: list[str] = []
+        self._size = 0  # octets of the reply under way
+
+    @property
+    def pending(self) -> bool:
+        """Are octets left that no reply has been made of?"""
+        return self._start < len(self._octets) or bool(self._texts)
+
+    def feed(self, octets: bytes) -> None:
+        """Add what has arrived."""
+        self._octets = self._octets[self._start :] + octets if self._start < len(self._octets) else octets
+        self._start = 0
+
+    def next(self, limits: ReplyLimits = USUAL) -> Reply | None:
+        """The next whole reply, or None if more octets are needed. Raises MalformedReply."""
+        while True:
+            start = self._start
+            end = self._octets.find(b"\n", start)
+            if (len(self._octets) if end < 0 else end) - start > limits.line:
+                raise MalformedReply(f"a reply line is longer than {limits.line} octets")
+            if end < 0:
+                return None
+            self._start = end + 1
+            line = self._octets[start : end - 1 if self._octets[end - 1 : end] == b"\r" and end > start else end]
+            found = _LINE.match(line)
+            if found is None:
+                raise MalformedReply(f"not a reply line: {line[:80]!r}")
+            code, separator, text = found.groups(b"")
+            if self._texts and code != self._code:
+                raise MalformedReply(f"the code changes within one reply, from {self._code!r} to {code!r}")
+            self._code = code
+            self._texts.append(text.decode("utf-8", "surrogateescape"))
+            self._size += end + 1 - start
+            if len(self._texts) > limits.lines:
+                raise MalformedReply(f"a reply has more than {limits.lines} lines")
+            if self._size > limits.octets:
+                raise MalformedReply(f"a reply is longer than {limits.octets} octets")
+            if separator != b"-":
+                reply = Reply(int(code), tuple(self._texts))
+                self._texts, self._size = [], 0
+                return reply

@@ -1,0 +1,374 @@
+"""One session with one server, from the greeting to QUIT: the only place where transport, channel and procedures meet.
+
+Everything here awaits only a stream, so it runs alike on asyncio, on trio and in a blocking caller's thread.
+"""
+
+import inspect
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, suppress
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from smtpkit.channel import Channel, Started
+from smtpkit.errors import (
+    AuthenticationRefused,
+    ChannelLost,
+    NotSupported,
+    Outcome,
+    ServiceClosing,
+    SMTPError,
+    TimedOut,
+    TLSError,
+    UsageError,
+)
+from smtpkit.events import (
+    Authenticated,
+    Connected,
+    Event,
+    RecipientRefused,
+    Secured,
+    SecurityMissing,
+    SessionClosed,
+    Settled,
+)
+from smtpkit.observers import Observers
+from smtpkit.options import Credentials, Options, Token
+from smtpkit.protocol import procedures
+from smtpkit.protocol.extension import NOTHING, Extensions
+from smtpkit.protocol.reply import Reply
+from smtpkit.protocol.sasl import MECHANISMS, Identity, choose
+from smtpkit.protocol.steps import Procedure
+from smtpkit.throttle import Throttle
+from smtpkit.transport.stream import Stream
+
+if TYPE_CHECKING:
+    from smtpkit.message.message import Prepared
+    from smtpkit.transport.connect import Target
+
+T = TypeVar("T")
+FAREWELL = 2.0  # seconds given to QUIT
+
+
+class World(NamedTuple):
+    """How the caller waits: how a stream comes about, and where blocking work runs before there is one."""
+
+    connect: Callable[["Target", float], Awaitable[Stream]]
+    run: Callable[[Callable[[], Any]], Awaitable[Any]]
+    now: Callable[[], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a server showed when a session was opened: a value to print, to compare or to keep.
+
+    ``times`` maps each stage (connect, greeting, hello, tls, authentication) to the seconds it took. ``extensions`` maps
+    each EHLO keyword to its argument text. ``certificate`` is the verified one as ``ssl.SSLSocket.getpeercert`` has it.
+    """
+
+    host: str
+    port: int | None
+    address: str
+    greeting: str
+    extensions: Mapping[str, str]
+    tls_version: str | None
+    cipher: str | None
+    verified: bool
+    certificate: Mapping[str, Any] | None
+    mechanisms: tuple[str, ...]
+    mechanism: str | None
+    times: Mapping[str, float]
+
+
+class Session:
+    """An open session. ``uses`` counts what it was used for; ``channel.broken`` says that it must not be used again."""
+
+    channel: Channel
+
+    def __init__(self, options: Options, number: int, observers: Observers) -> None:
+        self.options = options
+        self.number = number
+        self.uses = 0
+        self.greeting: Reply
+        self.offered: Extensions = NOTHING
+        self.mechanism: str | None = None  # the one that logged in
+        self.times: dict[str, float] = {}  # of each stage of opening, in seconds
+        self._observers = observers
+        self._open = False  # a transaction was left open: RSET leads the next
+        self._closed = False
+        self._mark = 0.0
+
+    async def open(self, world: World, until: float | None, seen_tls: set[tuple[str, int | None]]) -> "Session":
+        """Connect, and lead the session to where mail can be sent: greeting, EHLO, TLS, AUTH, as the options ask.
+
+        ``seen_tls`` holds the hosts that have offered STARTTLS to this client. Raises SMTPError; nothing stays open then.
+        """
+        from smtpkit.transport.connect import Target
+
+        options = self.options
+        if options.path is not None:
+            target = Target(path=options.path)
+        else:
+            target = Target(
+                options.host, options.port or 0, None, options.local_address, options.local_port or 0
+            )
+        self._mark = world.now()
+        limit, name = self._mark + options.limits.connect, "connect"
+        if until is not None and until < limit:
+            limit, name = until, "total"
+        stream: Stream | None = None
+        try:
+            stream = await world.connect(target, limit)
+            self._lap(stream, "connect")
+            self.channel = Channel(
+                stream,
+                options.limits,
+                secure=self._secure,
+                throttle=Throttle(options.rate, stream.now()) if options.rate else None,
+                observers=self._observers,
+                session=self.number,
+            )
+            self.tell(Connected, host=options.host, port=options.port, address=stream.peer)
+            if options.tls == "implicit":
+                stream.deadline = limit
+                stream = self.channel.stream = await self._secure(stream)
+                self.channel.secured = True
+            self.channel.outer = (limit, name)
+            await self._introduce(seen_tls)
+            self.channel.outer = (until, "total") if until is not None else None
+            if options.credentials is not None:
+                await self._authenticate(options.credentials)
+        except BaseException as error:
+            if stream is not None:
+                stream.abort()
+            if isinstance(error, TimeoutError) and not isinstance(error, SMTPError):
+                raise TimedOut(f"{options}: the {name} limit ran out", limit=name) from error
+            raise
+        return self
+
+    async def _introduce(self, seen_tls: set[tuple[str, int | None]]) -> None:
+        """Greeting, EHLO, and STARTTLS where the options want it."""
+        options, channel = self.options, self.channel
+        where = (options.host, options.port)
+        self.greeting = await channel.perform(procedures.greeting())
+        self._lap(channel.stream, "greeting")
+        wanted = options.tls in ("opportunistic", "required")
+        fall_back = options.tls != "required" and options.credentials is None
+        name = options.hello or channel.stream.local_host
+        self.offered = await channel.perform(procedures.hello(name, lmtp=options.lmtp, fall_back=fall_back))
+        self._lap(channel.stream, "hello")
+        if not wanted:
+            return
+        refusal = "the server does not offer STARTTLS"
+        if "STARTTLS" in self.offered:
+            seen_tls.add(where)
+            reply = await channel.perform(procedures.secure())
+            if channel.secured:
+                self.offered = NOTHING  # what was said in clear may have been said by anybody (RFC 3207 section 4.2)
+                self.offered = await channel.perform(procedures.hello(name, lmtp=options.lmtp, fall_back=False))
+                return
+            refusal = f"STARTTLS was refused: {reply}"
+        if where in seen_tls:
+            self.tell(SecurityMissing, host=options.host)
+        if options.tls == "required":
+            raise TLSError(f"{options}: TLS is required, and {refusal}; nothing was sent")
+
+    async def _secure(self, stream: Stream) -> Stream:
+        """TLS over the stream, by the options."""
+        from smtpkit.transport import tls
+
+        options = self.options
+        verify = options.tls != "opportunistic"
+        context = options.ssl_context or tls.default_context(verify=verify)
+        secured = await tls.secure(stream, context, options.tls_name or options.host)
+        self._lap(secured, "tls")
+        self.tell(Secured, version=secured.version, cipher=secured.cipher, verified=secured.verified)
+        return secured
+
+    async def _authenticate(self, credentials: Credentials) -> None:
+        """Log in by the best mechanism; the next is tried only where the server does not support one after all."""
+        options, channel = self.options, self.channel
+        if not (channel.secured or options.allow_plaintext_auth):
+            raise TLSError(
+                f"{options}: credentials are not sent without TLS; "
+                "use tls=required, or allow_plaintext_auth=True if you know what you do"
+            )
+        names = choose(
+            self.offered.mechanisms, token=credentials.token is not None, named=credentials.mechanism
+        )
+        if not names:
+            raise NotSupported(
+                f"{options}: no mechanism fits {credentials.mechanism or 'the credentials'}; "
+                f"the server offers {', '.join(self.offered.mechanisms) or 'none'}",
+                extension="AUTH",
+            )
+        identity = Identity(
+            user=credentials.user or "",
+            password=credentials.password.reveal() if credentials.password else None,
+            token=await self._token(credentials.token),
+            authzid=credentials.authzid or "",
+            host=options.host,
+            port=options.port,
+        )
+        for name in names:
+            reply = await channel.perform(procedures.authenticate(name, identity))
+            if reply.positive:
+                self.mechanism = name
+                self._lap(channel.stream, "authentication")
+                self.tell(Authenticated, mechanism=name)
+                return
+        raise AuthenticationRefused(reply, "AUTH")
+
+    async def _token(self, token: Token | None) -> str | None:
+        """The token, asked for where it is a function; one that blocks is called where blocking is allowed."""
+        if not callable(token):
+            return token
+        answer = token() if inspect.iscoroutinefunction(token) else await self.channel.stream.run(token)
+        return await answer if inspect.isawaitable(answer) else answer
+
+    def _lap(self, stream: Stream, stage: str) -> None:
+        now = stream.now()
+        self.times[stage] = now - self._mark
+        self._mark = now
+
+    @property
+    def report(self) -> Report:
+        """What the server showed."""
+        stream = self.channel.stream
+        return Report(
+            host=self.options.host,
+            port=self.options.port,
+            address=stream.peer,
+            greeting=self.greeting.text,
+            extensions=dict(self.offered.keywords),
+            tls_version=getattr(stream, "version", None),
+            cipher=getattr(stream, "cipher", None),
+            verified=getattr(stream, "verified", False),
+            certificate=getattr(stream, "certificate", None),
+            mechanisms=self.offered.mechanisms,
+            mechanism=self.mechanism,
+            times=dict(self.times),
+        )
+
+    @property
+    def usable(self) -> bool:
+        """In step, and nothing has arrived since that was not asked for."""
+        return self.channel.idle
+
+    async def perform(self, procedure: Procedure[T], until: float | None = None) -> T:
+        """Perform a procedure under the total limit."""
+        self.uses += 1
+        self.channel.outer = (until, "total") if until is not None else None
+        return await self.channel.perform(procedure)
+
+    async def send(self, mail: "Prepared", item: object, until: float | None) -> tuple[Outcome, bool]:
+        """One transaction. Returns the outcome, and whether the server had not answered a word of it.
+
+        Raises only what comes from outside (cancellation), after telling what is known by then.
+        """
+        options, channel = self.options, self.channel
+        self.uses += 1
+        channel.outer = (until, "total") if until is not None else None
+        try:
+            plan = procedures.plan(
+                mail.envelope,
+                mail.mail_data,
+                self.offered,
+                chunked=options.chunking == "always",
+                lmtp=options.lmtp,
+                message_id=mail.message_id,
+            )
+        except SMTPError as error:
+            return _outcome(error, mail), False
+        started = Started(procedures.transaction(plan, reset=self._open), item)
+        try:
+            await channel.start(started)
+            with suppress(SMTPError):
+                await channel.finish(started)
+        except BaseException:
+            self.tell(Settled, item=item, outcome=_settled(started, mail, item))
+            raise
+        outcome = _settled(started, mail, item)
+        self._open = not outcome.accepted
+        unheard = started.heard <= isinstance(outcome.error, ServiceClosing)
+        return outcome, unheard
+
+    async def close(self) -> None:
+        """Say QUIT, if that makes sense, and close. Never raises but for cancellation."""
+        reason: str | None = None
+        try:
+            if self.channel.broken:
+                reason = "broken"
+            else:
+                self.channel.outer = (self.channel.stream.now() + FAREWELL, "timeout")
+                with suppress(SMTPError):
+                    await self.channel.perform(procedures.termination())
+                self.channel.stream.deadline = self.channel.stream.now() + FAREWELL
+                await self.channel.stream.aclose()
+        finally:
+            self.abort(reason)
+
+    def abort(self, reason: str | None) -> None:
+        """Close at once; what is under way is lost."""
+        if not self._closed:
+            self._closed = True
+            self.channel.abandon(ChannelLost(reason or "the session was closed"))
+            self.tell(SessionClosed, reason=reason)
+
+    def tell(self, kind: type[Event], **what: Any) -> None:
+        """Tell the observers."""
+        if self._observers.heard:
+            self._observers.emit(kind(at=self.channel.stream.now(), session=self.number, **what))
+
+
+def _outcome(error: SMTPError, mail: "Prepared") -> Outcome:
+    error.outcome = error.outcome or Outcome(message_id=mail.message_id, error=error)
+    return error.outcome
+
+
+def _settled(started: Started[Outcome], mail: "Prepared", item: object) -> Outcome:
+    """What a transaction that ended means, however it ended."""
+    error = started.error
+    if error is None:
+        outcome = started.result
+    elif isinstance(error, SMTPError):
+        outcome = _outcome(error, mail)
+    else:
+        raise error
+    outcome = replace(outcome, item=item)
+    if outcome.error is not None:
+        outcome.error.outcome = outcome
+    return outcome
+
+
+async def deliver(
+    message: object,
+    preparing: Awaitable["Prepared"],
+    lease: Callable[[], AbstractAsyncContextManager[Session]],
+    observers: Observers,
+    until: float | None,
+) -> Outcome:
+    """Send one mail by a session of a client, and tell what became of it.
+
+    A session that was used before may have ended unnoticed: where it is lost before the server answered a word,
+    nothing was begun, and the mail goes by another.
+    """
+    number, at = 0, 0.0
+    try:
+        mail = await preparing
+        while True:
+            async with lease() as session:
+                fresh = session.uses == 0
+                outcome, unheard = await session.send(mail, message, until)
+            if fresh or not unheard or not isinstance(outcome.error, ChannelLost | ServiceClosing):
+                break
+    except SMTPError as error:
+        outcome = error.outcome = Outcome(item=message, error=error)
+    else:
+        number, at = session.number, session.channel.stream.now()
+    if observers.heard:
+        for path, reply in outcome.refused.items():
+            observers.emit(RecipientRefused(at=at, session=number, item=message, path=path, reply=reply))
+        observers.emit(Settled(at=at, session=number, item=message, outcome=outcome))
+    if outcome.error is not None:
+        raise outcome.error
+    return outcome

@@ -1,0 +1,183 @@
+"""The same client, driven in the caller's thread: no event loop, no second thread.
+
+The coroutines of the core run to their end over a blocking stream, on which nothing suspends.
+"""
+
+import os
+import threading
+import time
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
+
+from smtpkit.errors import Outcome, UsageError
+from smtpkit.events import Event
+from smtpkit.observers import Observers
+from smtpkit.options import OptionKeywords, Options
+from smtpkit.protocol import procedures
+from smtpkit.protocol.reply import Reply
+from smtpkit.protocol.steps import Procedure
+from smtpkit.session import Report, Session, World, deliver
+
+if TYPE_CHECKING:
+    from smtpkit.client import Sendable
+    from smtpkit.message.message import DSN
+
+E = TypeVar("E", bound=Event)
+T = TypeVar("T")
+
+
+def drive(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine that never suspends to its end. Raises UsageError if it does suspend."""
+    try:
+        coroutine.send(None)
+    except StopIteration as stop:
+        result: T = stop.value
+        return result
+    finally:
+        coroutine.close()
+    raise UsageError("this needs an event loop: an async iterable or async callable works with Client only")
+
+
+class SyncClient:
+    """Sends mail over one session, in the caller's thread. Threads may share it: they take turns.
+
+    ``url`` and keywords are those of ``Client``. Callbacks given to ``on`` run in the caller's thread before the method
+    returns.
+    """
+
+    def __init__(self, url: str | None = None, **options: Unpack[OptionKeywords]) -> None:
+        self.options = Options.of(url, **options)
+        if (self.options.connections or 1) > 1:
+            raise UsageError("connections: a SyncClient has one session; use Client for more")
+        self._observers = Observers()
+        self._lock = threading.Lock()
+        self._session: Session | None = None
+        self._opened = 0
+        self._seen_tls: set[tuple[str, int | None]] = set()
+        self._process = os.getpid()
+        self._closed = False
+
+    def send(
+        self,
+        message: "Sendable",
+        sender: str | None = None,
+        recipients: str | Iterable[str] | None = None,
+        *,
+        dsn: "DSN | None" = None,
+    ) -> Outcome:
+        """Send one mail; return once the server has answered for it. Everything is as for ``Client.send``."""
+        from smtpkit.message.message import prepare
+        from smtpkit.transport.connect import run_inline
+
+        options = self.options
+        preparing = prepare(
+            message,
+            sender,
+            recipients,
+            newlines=options.newlines,
+            on_refused=options.on_refused,
+            dsn=dsn,
+            run=run_inline,
+        )
+        until = self._until()
+        with self._lock:
+            return drive(deliver(message, preparing, lambda: self._lease(until), self._observers, until))
+
+    def check(self) -> Report:
+        """Connect, say EHLO, begin TLS and log in as a mail would; return what the server showed. No mail is sent."""
+
+        async def check() -> Report:
+            session = await self._open(self._until())
+            report = session.report
+            await session.close()
+            return report
+
+        with self._lock:
+            return drive(check())
+
+    def verify(self, user: str) -> Reply:
+        """Ask by VRFY whether a user exists (RFC 5321 section 3.5); every reply is an answer, also a refusal."""
+        return self._perform(procedures.verify(user))
+
+    def expand(self, mailing_list: str) -> tuple[str, ...]:
+        """Ask by EXPN for the members of a list, one text each as the server gives it. Raises Refused."""
+        return self._perform(procedures.expand(mailing_list)).lines
+
+    def noop(self) -> Reply:
+        """Say NOOP."""
+        return self._perform(procedures.noop())
+
+    def command(self, text: str) -> Reply:
+        """Say a command of one's own, such as ``HELP`` or ``XCLIENT …``; every reply is an answer."""
+        return self._perform(procedures.command(text))
+
+    def on(self, kind: type[E], callback: Callable[[E], object]) -> Callable[[], None]:
+        """Call ``callback`` at once for each event of this kind. Returns what ends it."""
+        return self._observers.on(kind, callback)
+
+    def close(self) -> None:
+        """Say QUIT and close. Never raises."""
+        with self._lock:
+            self._closed = True
+            session, self._session = self._session, None
+            if session is not None:
+                if self._process == os.getpid():
+                    drive(session.close())
+                else:
+                    session.abort("the process was forked")
+            self._observers.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<SyncClient {self.options}: {'connected' if self._session else 'not connected'}>"
+
+    def _perform(self, procedure: Procedure[T]) -> T:
+        until = self._until()
+
+        async def perform() -> T:
+            async with self._lease(until) as session:
+                return await session.perform(procedure, until)
+
+        with self._lock:
+            return drive(perform())
+
+    def _until(self) -> float | None:
+        total = self.options.limits.total
+        return None if total is None else time.monotonic() + total
+
+    @asynccontextmanager
+    async def _lease(self, until: float | None) -> AsyncGenerator[Session]:
+        """The session for the time of a block: the one at hand if it is still good, else a new one."""
+        if self._closed:
+            raise UsageError("the client is closed; make a new one")
+        session = self._session
+        if self._process != os.getpid():
+            self._process = os.getpid()
+            self._session = session = None  # the parent's: closing it in order would end the parent's session
+        if session is None or not session.usable:
+            if session is not None:
+                session.abort("dead or broken")
+            self._session = None
+            session = self._session = await self._open(until)
+        try:
+            yield session
+        finally:
+            if session.channel.broken:
+                session.abort("broken")
+                self._session = None
+
+    async def _open(self, until: float | None) -> Session:
+        from smtpkit.transport.connect import connect_blocking, run_inline
+
+        self._opened += 1
+        session = Session(self.options, self._opened, self._observers)
+        return await session.open(World(connect_blocking, run_inline, time.monotonic), until, self._seen_tls)

@@ -1,0 +1,83 @@
+"""One telling of mail data: pieces with their line ends mended, taken from any kind of source as they are needed."""
+
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any
+
+from smtpkit.errors import InvalidMail, SMTPError
+from smtpkit.protocol.mail_data import LineEnds, MailData
+
+Runner = Callable[[Callable[[], Any]], Awaitable[Any]]
+
+
+class Telling:
+    """Mail data piece by piece. ``ended`` is set with the last piece; a fault in the source is raised as InvalidMail."""
+
+    __slots__ = ("_chunk", "_chunks", "_ends", "_left", "_piece", "_run", "ended")
+
+    def __init__(self, mail_data: MailData, piece: int, run: Runner) -> None:
+        self.ended = False
+        self._piece = piece
+        self._run = run if mail_data.blocking else None
+        self._ends = None if mail_data.mended else LineEnds(strict=mail_data.strict)
+        try:
+            source = mail_data.tell()
+            self._chunks: Iterator[bytes] | AsyncIterator[bytes] = (
+                aiter(source) if isinstance(source, AsyncIterable) else iter(source)
+            )
+        except Exception as fault:
+            raise _faulty(fault) from fault
+        self._chunk: bytes | None = b""  # None when the source is dry
+        self._left = 0  # where in it the next piece begins
+
+    async def next(self) -> bytes:
+        """The next piece: about ``piece`` octets, more only by what mending adds; fewer only at the end."""
+        parts: list[bytes] = []
+        size = 0
+        while self._chunk is not None and size < self._piece:
+            if self._left < len(self._chunk):
+                part = self._chunk[self._left : self._left + self._piece - size]
+                self._left += len(part)
+                part = part if self._ends is None else self._ends.mend(part)
+                parts.append(part)
+                size += len(part)
+            if self._left == len(self._chunk):
+                await self._take()
+        if self._chunk is None:
+            self.ended = True
+            if self._ends is not None:
+                parts.append(self._ends.end())
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    async def aclose(self) -> None:
+        """Let go of the source; files are closed here when it is left before its end."""
+        close: Any = getattr(self._chunks, "aclose", None) or getattr(self._chunks, "close", None)
+        if close is not None:
+            closing = close()
+            if closing is not None:
+                await closing
+
+    async def _take(self) -> None:
+        """Take the next chunk that is not empty, or find the source dry."""
+        self._left = 0
+        try:
+            while True:
+                if isinstance(self._chunks, AsyncIterator):
+                    chunk = await anext(self._chunks, None)
+                elif self._run is not None:
+                    chunks = self._chunks
+                    chunk = await self._run(lambda: next(chunks, None))
+                else:
+                    chunk = next(self._chunks, None)
+                if chunk is None or chunk:
+                    break
+        except Exception as fault:
+            raise _faulty(fault) from fault
+        if isinstance(chunk, str):
+            raise InvalidMail("mail data: the source gives str; it must give bytes")
+        self._chunk = bytes(chunk) if chunk is not None else None
+
+
+def _faulty(fault: Exception) -> SMTPError:
+    if isinstance(fault, SMTPError):
+        return fault
+    return InvalidMail(f"mail data: its source failed ({type(fault).__name__}: {fault}); nothing was delivered")

@@ -1,0 +1,1 @@
+"""How octets travel: streams, connecting, TLS; nothing here knows that it carries SMTP."""

@@ -1,0 +1,162 @@
+"""A stream on a non-blocking socket, written once; how it waits is all that a world adds."""
+
+import socket
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import TypeVar
+
+from smtpkit.errors import ChannelLost, UsageError
+
+T = TypeVar("T")
+
+PIECE = 256 * 1024
+RECEIVE = 64 * 1024  # larger ones are fresh pages from the system each time
+UNREAD = 1024 * 1024  # from here on the peer has to wait
+TURN = 256 * 1024  # after so many octets that never had to wait, others get a turn
+
+
+class SocketStream(ABC):
+    """A Stream that knows exactly what the kernel has taken, since it asks the kernel itself.
+
+    It owns the connected socket. ``peer`` is the other end's address as text, ``local_host`` this end's as an address
+    literal (RFC 5321 4.1.3). ``abort`` may come from another thread: it wakes whoever waits.
+    """
+
+    def __init__(self, connected: socket.socket, *, peer: str, local_host: str) -> None:
+        connected.setblocking(False)
+        self.peer = peer
+        self.local_host = local_host
+        self.deadline: float | None = None
+        self.untaken = 0
+        self._socket = connected
+        self._pieces: list[bytes] = []
+        self._unread = 0
+        self._given = 0  # octets since others had their turn
+        self._ended = False
+        self._closed = False
+        self._busy = False
+        self._lost: OSError | None = None
+
+    @abstractmethod
+    async def _wait(self, *, reading: bool, writing: bool) -> None:
+        """Return when the socket can be read (or has ended), or written, or perhaps; TimeoutError at the deadline."""
+
+    @abstractmethod
+    async def _give_turn(self) -> None:
+        """Let others run."""
+
+    @abstractmethod
+    async def run(self, function: Callable[[], T]) -> T: ...
+
+    @abstractmethod
+    async def sleep_until(self, when: float) -> None: ...
+
+    async def send(self, octets: bytes | bytearray | memoryview) -> None:
+        view = memoryview(octets)
+        self._enter()
+        self.untaken = len(view)
+        try:
+            while self.untaken:
+                start = len(view) - self.untaken
+                await self._share(min(self.untaken, PIECE))
+                if self._closed or self._lost is not None:
+                    raise self._loss()
+                try:
+                    self.untaken -= self._socket.send(view[start : start + PIECE])
+                except BlockingIOError:
+                    await self._wait(reading=not self._ended and self._unread < UNREAD, writing=True)
+                    self._take_in()
+                except OSError as error:
+                    self._take_in()  # the peer's last words
+                    self._lost = self._lost or error
+        finally:
+            self._leave()
+
+    async def receive(self) -> bytes:
+        self._enter()
+        try:
+            while True:
+                octets = self._taken_out()
+                if octets is not None:
+                    await self._share(len(octets))
+                    return octets
+                if self._closed or self._lost is not None:
+                    raise self._loss()
+                await self._wait(reading=True, writing=False)
+        finally:
+            self._leave()
+
+    def at_hand(self) -> bytes | None:
+        octets = self._taken_out()
+        if octets is None and (self._closed or self._lost is not None):
+            return b""
+        return octets
+
+    def now(self) -> float:
+        return time.monotonic()
+
+    def abort(self) -> None:
+        self._closed = True
+        if not self._busy:
+            self._socket.close()
+            return
+        try:
+            self._socket.shutdown(socket.SHUT_RDWR)  # wakes the user, who closes it: a descriptor in use is not closed
+        except OSError:
+            pass
+
+    async def aclose(self) -> None:
+        self.abort()
+
+    def _enter(self) -> None:
+        if self._busy:
+            raise UsageError(f"busy: another task is using the stream to {self.peer}")
+        self._busy = True
+
+    def _leave(self) -> None:
+        self._busy = False
+        if self._closed:
+            self._socket.close()
+
+    async def _share(self, octets: int) -> None:
+        self._given += octets
+        if self._given > TURN:
+            self._given = 0
+            await self._give_turn()
+
+    def _taken_out(self) -> bytes | None:
+        """What has arrived; b"" at the end; None if nothing has."""
+        if not self._pieces:
+            if self._ended:
+                return b""
+            self._take_in()
+        if self._pieces:
+            octets = b"".join(self._pieces)
+            self._pieces.clear()
+            self._unread = 0
+            return octets
+        return b"" if self._ended else None
+
+    def _take_in(self) -> None:
+        if self._ended or self._closed or self._lost is not None or self._unread >= UNREAD:
+            return
+        try:
+            octets = self._socket.recv(RECEIVE)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._lost = error
+            return
+        if octets:
+            self._pieces.append(octets)
+            self._unread += len(octets)
+        else:
+            self._ended = True
+
+    def _loss(self) -> ChannelLost:
+        if self._lost is None:
+            return ChannelLost(f"The connection to {self.peer} is closed.")
+        lost = ChannelLost(f"The connection to {self.peer} was lost: {self._lost.strerror or self._lost}.")
+        lost.__cause__ = self._lost
+        return lost

@@ -1,0 +1,257 @@
+"""TLS over any stream, itself a stream: octets pass through memory, so it serves every world, and TLS within TLS."""
+
+import ssl
+from collections.abc import Callable
+from contextlib import suppress
+from functools import cache
+from typing import Any, TypeVar
+
+from smtpkit.errors import ChannelLost, TLSError
+from smtpkit.transport.connect import ascii_host
+from smtpkit.transport.stream import Stream
+
+T = TypeVar("T")
+
+PIECE = 64 * 1024  # larger ones fall out of the processor's cache between cipher and kernel
+RECORD = 16 * 1024  # the most that one read gives (RFC 8446 section 5.1)
+FAREWELL = 1.0  # seconds for our close_notify to leave
+
+# OpenSSL's names for: nothing both sides speak.
+_NO_COMMON_VERSION = {
+    "NO_PROTOCOLS_AVAILABLE",
+    "TLSV1_ALERT_PROTOCOL_VERSION",
+    "UNSUPPORTED_PROTOCOL",
+    "VERSION_TOO_LOW",
+}
+_NOT_TLS = {"HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE", "WRONG_VERSION_NUMBER"}
+_WRONG_HOST = {62, 64}  # X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH
+
+
+@cache
+def default_context(verify: bool) -> ssl.SSLContext:  # noqa: FBT001 - a cache key; there are these two
+    """The system's trusted authorities and TLS 1.2 at least (RFC 8997); made once, since it costs more than a handshake.
+
+    With ``verify=False`` the channel is encrypted and nobody knows with whom (opportunistic TLS, RFC 7435).
+    """
+    context = ssl.create_default_context()
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if not verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+async def secure(stream: Stream, context: ssl.SSLContext, server_name: str | None) -> "SecureStream":
+    """Do the handshake, under the stream's deadline, and return the stream to use from now on.
+
+    ``server_name`` is the name or IP address that the caller gave: it is sent (SNI), and the certificate must be for
+    it. None where there is none (a unix socket): then the context must not check it. What is still at hand of the
+    plain stream would be taken for TLS: see to it before. Raises TLSError, TimeoutError; the stream is then of no use.
+    """
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    peer = server_name or stream.peer
+    name = None if server_name is None else ascii_host(server_name)
+    try:
+        tls = context.wrap_bio(incoming, outgoing, server_hostname=name)
+    except ValueError as error:
+        raise TLSError(f"TLS with {peer} cannot begin: {error}.") from error
+    secured = SecureStream(stream, tls, incoming, outgoing)
+    try:
+        await secured.handshake()
+    except ssl.SSLError as error:
+        with suppress(ChannelLost, TimeoutError):
+            await secured.flush()  # the alert: the server's log can tell what was wrong
+        raise TLSError(_explanation(error, peer)) from error
+    except ChannelLost as error:
+        raise TLSError(f"{peer} broke the connection off during the TLS handshake: {error}") from error
+    return secured
+
+
+class SecureStream:
+    """A Stream within TLS.
+
+    An end of the connection without close_notify is a plain end. ``untaken`` is 0 only if the last record may have
+    left whole: a record that was cut cannot be read by anyone, so all of its piece counts.
+    """
+
+    def __init__(self, stream: Stream, tls: ssl.SSLObject, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO) -> None:
+        self.untaken = 0
+        self.peer = stream.peer
+        self.local_host = stream.local_host
+        self._stream = stream
+        self._tls = tls
+        self._incoming = incoming
+        self._outgoing = outgoing
+        self._ended = False
+
+    @property
+    def deadline(self) -> float | None:
+        return self._stream.deadline
+
+    @deadline.setter
+    def deadline(self, deadline: float | None) -> None:
+        self._stream.deadline = deadline
+
+    @property
+    def version(self) -> str:
+        """Such as "TLSv1.3"."""
+        return self._tls.version() or ""
+
+    @property
+    def cipher(self) -> str:
+        """OpenSSL's name of the cipher suite."""
+        cipher = self._tls.cipher()
+        return cipher[0] if cipher else ""
+
+    @property
+    def verified(self) -> bool:
+        """Whether the peer's certificate was checked, and its name too where the context says so."""
+        return self._tls.context.verify_mode is ssl.CERT_REQUIRED
+
+    @property
+    def certificate(self) -> dict[str, Any] | None:
+        """The peer's certificate as ssl.SSLSocket.getpeercert tells it; None if it was not verified."""
+        return self._tls.getpeercert() or None
+
+    def certificate_der(self) -> bytes | None:
+        """The peer's certificate as it was sent, verified or not."""
+        return self._tls.getpeercert(binary_form=True)
+
+    async def handshake(self) -> None:
+        """Raises ssl.SSLError, ChannelLost, TimeoutError."""
+        await self._pump(self._tls.do_handshake)
+
+    async def flush(self) -> None:
+        """Send what TLS has to say for itself."""
+        if self._outgoing.pending:
+            await self._stream.send(self._outgoing.read())
+
+    async def send(self, octets: bytes | bytearray | memoryview) -> None:
+        view = memoryview(octets)
+        self.untaken = len(view)
+        while self.untaken:
+            start = len(view) - self.untaken
+            await self._send_piece(view[start : start + PIECE])
+
+    async def receive(self) -> bytes:
+        while True:
+            octets = self._decrypted()
+            if octets is not None:
+                return octets
+            await self.flush()  # the answer to a key update
+            self._feed(await self._stream.receive())
+
+    def at_hand(self) -> bytes | None:
+        octets = self._decrypted()
+        if octets is not None:
+            return octets
+        arrived = self._stream.at_hand()
+        if arrived is None:
+            return None
+        self._feed(arrived)
+        try:
+            return self._decrypted()
+        except ChannelLost:
+            return b""
+
+    async def run(self, function: Callable[[], T]) -> T:
+        return await self._stream.run(function)
+
+    async def sleep_until(self, when: float) -> None:
+        await self._stream.sleep_until(when)
+
+    def now(self) -> float:
+        return self._stream.now()
+
+    def abort(self) -> None:
+        self._stream.abort()
+
+    async def aclose(self) -> None:
+        """Say close_notify, and do not wait for the peer's."""
+        limit = self.now() + FAREWELL
+        if self.deadline is None or self.deadline > limit:
+            self.deadline = limit
+        try:
+            with suppress(ssl.SSLError):
+                self._tls.unwrap()
+            with suppress(ChannelLost, TimeoutError):
+                await self.flush()
+        except BaseException:
+            self._stream.abort()
+            raise
+        await self._stream.aclose()
+
+    async def _send_piece(self, piece: memoryview) -> None:
+        rest = self.untaken - len(piece)
+        try:
+            await self._pump(lambda: self._tls.write(piece))
+            self.untaken = rest  # its last octets are on their way
+            await self._stream.send(self._outgoing.read())
+        except ssl.SSLError as error:
+            raise self._loss(error) from error
+        finally:
+            if self.untaken == rest and self._stream.untaken:
+                self.untaken = rest + len(piece)
+
+    async def _pump(self, operation: Callable[[], Any]) -> None:
+        """Do one operation of TLS, and carry octets between it and the stream as long as it asks for them."""
+        while True:
+            try:
+                operation()
+            except ssl.SSLWantReadError:
+                await self.flush()
+                self._feed(await self._stream.receive())
+            else:
+                return
+
+    def _feed(self, octets: bytes) -> None:
+        if octets:
+            self._incoming.write(octets)
+        else:
+            self._incoming.write_eof()
+
+    def _decrypted(self) -> bytes | None:
+        """What can be read of what has arrived; b"" at the end; None if it makes no whole record."""
+        pieces = []
+        while not self._ended:
+            try:
+                piece = self._tls.read(RECORD)
+            except ssl.SSLWantReadError:
+                break
+            except (ssl.SSLEOFError, ssl.SSLZeroReturnError):
+                self._ended = True
+            except ssl.SSLError as error:
+                if pieces:
+                    break  # it comes again
+                raise self._loss(error) from error
+            else:
+                if piece:
+                    pieces.append(piece)
+                else:
+                    self._ended = True
+        if pieces:
+            return b"".join(pieces)
+        return b"" if self._ended else None
+
+    def _loss(self, error: ssl.SSLError) -> ChannelLost:
+        return ChannelLost(f"TLS with {self.peer} failed: {_reason(error)}.")
+
+
+def _explanation(error: ssl.SSLError, peer: str) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        reason = error.verify_message.rstrip(".")
+        if error.verify_code in _WRONG_HOST:
+            return f"The certificate that was shown is not for {peer}: {reason}."
+        return f"The certificate of {peer} cannot be trusted: {reason}."
+    if isinstance(error, ssl.SSLEOFError):
+        return f"{peer} broke the connection off during the TLS handshake."
+    if error.reason in _NO_COMMON_VERSION:
+        return f"{peer} and this side have no version of TLS in common: {_reason(error)}."
+    if error.reason in _NOT_TLS:
+        return f"{peer} does not speak TLS here; check the port, and whether TLS begins at once or after STARTTLS."
+    return f"The TLS handshake with {peer} failed: {_reason(error)}."
+
+
+def _reason(error: ssl.SSLError) -> str:
+    """OpenSSL's reason as words: "TLSV1_ALERT_UNKNOWN_CA" as "tlsv1 alert unknown ca"."""
+    return (error.reason or str(error)).replace("_", " ").lower()

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from smtpkit.sync_client import SyncClient
 
 __all__ = (
+    "DSN",
     "Attachment",
     "Authenticated",
     "AuthenticationRefused",
@@ -58,7 +59,6 @@ __all__ = (
     "CommandSent",
     "ConnectError",
     "Connected",
-    "DSN",
     "DataRefused",
     "EnhancedStatus",
     "Event",

@@ -1,8 +1,8 @@
 """The channel: performs the steps of procedures over a stream, under limits, and tells what happens.
 
 Rules: it decides nothing and knows no reply code. Replies belong to the oldest procedure that still hears. What is said
-is gathered, and written when a reply is needed and none is at hand. The channel is ``broken`` from ``start`` until every
-procedure has returned and nothing is owed; cancellation, a limit, a lost stream or a fault leave it so.
+is gathered, and written when a reply is needed and none is at hand. The channel is ``broken`` from ``start`` until
+every procedure has returned and nothing is owed; cancellation, a limit, a lost stream or a fault leave it so.
 """
 
 from collections import deque
@@ -111,7 +111,7 @@ class Channel:
             if self._over:
                 raise ChannelLost("the session is over")
             await self._run(started, None)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001  as in finish
             if not (started.ended or started in self._queue):
                 self._queue.append(started)
             self._fail(error)
@@ -121,7 +121,7 @@ class Channel:
         while not started.ended:
             try:
                 await self._give()
-            except BaseException as error:  # noqa: BLE001  raised again by _fail unless procedures take it
+            except BaseException as error:  # noqa: BLE001  _fail raises it again, unless the procedures take it in
                 self._fail(error)
         if started.error is not None:
             raise started.error
@@ -332,7 +332,7 @@ class Channel:
         self.stream.deadline, self._limit = when, limit
 
     async def _begin_tls(self) -> None:
-        """TLS begins exactly behind the reply: an octet more may have been put there by anybody (RFC 3207 section 6)."""
+        """TLS begins exactly behind the reply: an octet more may be anybody's (RFC 3207 section 6)."""
         if self._secure is None:
             raise RuntimeError("this channel has no way to begin TLS")
         if self._owed or self._has_arrived():

@@ -1,7 +1,7 @@
 """The async client: many tasks, a few sessions.
 
-A client holds no task between calls. It works with ``async with`` or with ``aclose()``; its sessions belong to the event
-loop that opened them. On asyncio and on trio.
+A client holds no task between calls. It works with ``async with`` or with ``aclose()``; its sessions belong to the
+event loop that opened them. On asyncio and on trio.
 """
 
 import time
@@ -18,7 +18,7 @@ from smtpkit.pool import Pool, Request
 from smtpkit.protocol import procedures
 from smtpkit.protocol.reply import Reply
 from smtpkit.protocol.steps import Procedure
-from smtpkit.session import FAREWELL, Report, Session, World, deliver
+from smtpkit.session import FAREWELL, Report, Session, World, deliver, members
 
 if TYPE_CHECKING:
     import os
@@ -40,22 +40,21 @@ if TYPE_CHECKING:
 
 E = TypeVar("E", bound=Event)
 T = TypeVar("T")
-CONNECTIONS = 8
 
 
 class Client:
     """Sends mail over at most ``connections`` sessions, opened when first needed and kept for the next mail.
 
-    ``url`` is ``smtp://``, ``submission://``, ``smtps://``, ``lmtp://`` or ``lmtp+unix://`` (default: SMTPKIT_URL of the
-    environment); every parameter of it is a keyword too, and a keyword wins. Raises UsageError for what cannot be.
+    ``url`` is ``smtp://``, ``submission://``, ``smtps://``, ``lmtp://`` or ``lmtp+unix://`` (default: SMTPKIT_URL of
+    the environment); every parameter of it is a keyword too, and a keyword wins. Raises UsageError for what cannot be.
     """
 
     def __init__(self, url: str | None = None, **options: Unpack[OptionKeywords]) -> None:
         self.options = Options.of(url, **options)
         self._observers = Observers()
-        self._pool: Pool[Session] = Pool(self.options.connections or CONNECTIONS)
+        self._pool: Pool[Session] = Pool(self.options.connections)
         self._opened = 0
-        self._seen_tls: set[tuple[str, int | None]] = set()
+        self._seen_tls: set[str] = set()
         self._home: object = None  # the event loop our sessions belong to
         self._closed = False
 
@@ -106,7 +105,7 @@ class Client:
 
     async def expand(self, mailing_list: str) -> tuple[str, ...]:
         """Ask by EXPN for the members of a list, one text each as the server gives it. Raises Refused."""
-        return (await self._perform(procedures.expand(mailing_list))).lines
+        return members(await self._perform(procedures.expand(mailing_list)))
 
     async def noop(self) -> Reply:
         """Say NOOP."""
@@ -147,7 +146,7 @@ class Client:
         await self.aclose()
 
     def __repr__(self) -> str:
-        return f"<Client {self.options}: {self._pool!r}>"
+        return f"<Client {self.options.shown}: {self._pool!r}>"
 
     async def _perform(self, procedure: Procedure[T]) -> T:
         until = self._until()
@@ -199,10 +198,10 @@ class Client:
         """Sessions live in one event loop; a client without sessions may move to another."""
         if self._closed:
             raise UsageError("the client is closed; make a new one")
-        from smtpkit.transport.connect import current_loop
+        from anyio.lowlevel import current_token
 
-        home = current_loop()
-        if home is not self._home:
+        home = current_token()
+        if home != self._home:
             if self._home is not None and not self._pool.is_empty:
                 raise UsageError(
                     "this client has sessions in another event loop; use one client for each loop, or aclose() it there"

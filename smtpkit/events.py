@@ -1,8 +1,8 @@
 """What has happened, as frozen values: an event tells, it never asks.
 
 Every event carries ``at`` (seconds on the stream's monotonic clock), ``session`` (a number that is unique within the
-client) and ``item`` (what was handed to ``send``, or None). What it shows is rendered and masked already: no event holds
-a secret, a header field or mail data.
+client) and ``item`` (what was handed to ``send``, or None). What it shows is rendered and masked already: no event
+holds a secret, a header field or mail data.
 """
 
 from dataclasses import dataclass
@@ -25,8 +25,7 @@ class Event:
 class Connected(Event):
     """The stream to the server (or through its proxy) is open."""
 
-    host: str
-    port: int | None
+    server: str  # its URL, without the password
     address: str  # the peer's address as the system knows it
 
 
@@ -57,9 +56,9 @@ class Secured(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SecurityMissing(Event):
-    """This host offered STARTTLS before and no longer does: an attack or a misconfiguration (RFC 8314)."""
+    """This server offered STARTTLS before and no longer does: an attack or a misconfiguration (RFC 8314)."""
 
-    host: str
+    server: str  # its URL, without the password
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,13 +25,14 @@ class Observers:
     ``heard`` is whether anybody listens at all: where it is False an event need not even be made.
     """
 
-    __slots__ = ("_listeners", "_open", "_told", "_untold", "heard")
+    __slots__ = ("_listeners", "_open", "_telling", "_told", "_untold", "heard")
 
     def __init__(self) -> None:
         self.heard = False
         self._listeners: list[tuple[type[Event], Callback]] = []
         self._told: dict[type[Event], tuple[Callback, ...]] = {}  # by exact type; made when first needed
-        self._untold: deque[Event] | None = None  # while telling: what was emitted meanwhile
+        self._untold: deque[Event] = deque()
+        self._telling = False
         self._open: list[Events] = []
 
     def on(self, kind: type[E], callback: Callable[[E], object]) -> Callable[[], None]:
@@ -60,10 +61,10 @@ class Observers:
 
     def emit(self, event: Event) -> None:
         """Tell everybody now. What is emitted by a callback is told after this event, not within it."""
-        if self._untold is not None:
-            self._untold.append(event)
+        self._untold.append(event)
+        if self._telling:
             return
-        self._untold = deque((event,))
+        self._telling = True
         try:
             while self._untold:
                 event = self._untold.popleft()
@@ -75,7 +76,7 @@ class Observers:
 
                         getLogger("smtpkit").exception("a callback for %s failed", type(event).__name__)
         finally:
-            self._untold = None
+            self._telling = False  # what KeyboardInterrupt left untold is told with the next event
 
     @asynccontextmanager
     async def events(self, buffer: int = 1024) -> "AsyncIterator[Events]":

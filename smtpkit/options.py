@@ -69,7 +69,7 @@ _FACTORS = {"k": 1e3, "m": 1e6, "g": 1e9}
 class Kind:
     """What a value must be, in words and as a check, and how it is read from a URL (None: it cannot stand there).
 
-    ``read`` raises ValueError for what it cannot read. None is right wherever it is the default.
+    ``read`` raises ValueError for what it cannot read. The default is always right.
     """
 
     wanted: str
@@ -178,6 +178,7 @@ _ADDRESS = Kind("an IP address of this machine", _is_address, str)
 _PATH = Kind("the absolute path of a unix socket", _is_path)
 _HELLO = Kind("a host name such as mail.example.com, or an address literal such as [192.0.2.1]", _is_hello, str)
 _NAME = Kind("a text that is not empty and has no control characters", _is_text, str)
+_USER = Kind(_NAME.wanted, _is_text)
 _SASL = Kind("the name of a SASL mechanism, such as PLAIN", _is_mechanism, str)
 _SECRET = Kind(_NAME.wanted, _is_secret, secret=True)
 _TOKEN = Kind(f"{_NAME.wanted}, or a function that returns one", _is_token, secret=True)
@@ -191,8 +192,8 @@ def _row(kind: Kind, meaning: str) -> dict[str, Any]:
 def _check(value: "Limits | Credentials | Options") -> None:
     """Raise UsageError for the first field that is not what its row says."""
     for row in fields(value):
-        kind, given = row.metadata.get("kind"), getattr(value, row.name)
-        if kind and not kind.right(given) and not (given is None and row.default is None):
+        kind, given, default = row.metadata.get("kind"), getattr(value, row.name), row.default
+        if kind and not (type(given) is type(default) and given == default) and not kind.right(given):
             raise _wrong(row.name, kind, given)
 
 
@@ -222,7 +223,7 @@ class Limits:
 class Credentials:
     """Who logs in: a user with a password, or a token; ``mechanism`` None chooses the best that the server offers."""
 
-    user: str | None = field(default=None, metadata=_row(_NAME, "who logs in"))
+    user: str | None = field(default=None, metadata=_row(_USER, "who logs in"))
     password: Secret | None = field(default=None, metadata=_row(_SECRET, "the user's password"))
     token: Token | None = field(  # not in the hash: a function need not have one
         default=None, hash=False, metadata=_row(_TOKEN, "an OAuth 2.0 access token, or what returns or awaits one")
@@ -250,12 +251,12 @@ class Credentials:
 class Options:
     """All that a client needs to know. Made by ``Options.of`` from a URL and keywords, or directly; valid either way.
 
-    ``port`` is None and ``path`` is set for a unix socket. ``hello`` None is the address literal of the local end.
-    Raises UsageError that names the option and says what would be right.
+    A server is a ``host`` and a ``port``, or the ``path`` of a unix socket. ``hello`` None is the address literal of
+    the local end, ``local_port`` 0 any. Raises UsageError that names the option and says what would be right.
     """
 
-    host: str = field(metadata=_row(_HOST, "the server"))
-    port: int | None = field(default=None, metadata=_row(_PORT, "the server's port"))
+    host: str = field(default="", metadata=_row(_HOST, "the server"))
+    port: int = field(default=0, metadata=_row(_PORT, "the server's port"))
     path: str | None = field(default=None, metadata=_row(_PATH, "the server's unix socket"))
     lmtp: bool = field(default=False, metadata=_row(_FLAG, "LMTP (RFC 2033), not SMTP"))
     credentials: Credentials | None = None
@@ -273,12 +274,16 @@ class Options:
     on_refused: OnRefused = field(default="continue", metadata=_row(_choice(OnRefused), "when a recipient is refused"))
     connections: int = field(default=8, metadata=_row(_COUNT, "how many sessions at a time at most"))
     local_address: str | None = field(default=None, metadata=_row(_ADDRESS, "where connections come from"))
-    local_port: int | None = field(default=None, metadata=_row(_PORT, "the port connections come from"))
+    local_port: int = field(default=0, metadata=_row(_PORT, "the port connections come from"))
 
     def __post_init__(self) -> None:
         _check(self)
-        if (self.port is None) == (self.path is None):
-            raise UsageError("a server has either a port or the path of a unix socket")
+        if self.path is None and not (self.host and self.port):
+            raise UsageError("a server needs a host and a port, or the path of a unix socket")
+        if self.path is not None and (self.host or self.port or self.local_address or self.local_port):
+            raise UsageError("host, port, local_address and local_port mean nothing with the path of a unix socket")
+        if self.path is not None and self.tls != "none" and self.tls_name is None:
+            raise UsageError("TLS over a unix socket needs tls_name, the name in the server's certificate")
         if self.tls == "none" and (self.ssl_context is not None or self.tls_name is not None):
             raise UsageError("ssl_context and tls_name mean nothing with tls='none'; say tls='required'")
         if self.credentials and self.tls in {"none", "opportunistic"} and not self.allow_plaintext_auth:
@@ -363,7 +368,7 @@ class OptionKeywords(TypedDict, total=False):
     on_refused: OnRefused
     connections: int
     local_address: str | None
-    local_port: int | None
+    local_port: int
 
 
 class Parameter(NamedTuple):
@@ -386,9 +391,9 @@ PARAMETERS = {
 
 
 class Scheme(NamedTuple):
-    """What a URL's scheme says: the port (None: a unix socket), TLS (None: by the login), LMTP."""
+    """What a URL's scheme says: the port (0: a unix socket), TLS (None: by the login), LMTP."""
 
-    port: int | None
+    port: int
     tls: TLSMode | None = None
     lmtp: bool = False
 
@@ -403,12 +408,12 @@ SCHEMES = {
     "smtps": Scheme(465, "implicit"),
     "submissions": Scheme(465, "implicit"),
     "lmtp": Scheme(24, lmtp=True),
-    "lmtp+unix": Scheme(None, "none", lmtp=True),
+    "lmtp+unix": Scheme(0, "none", lmtp=True),
 }
 _EXAMPLE = "submission://user:password@mail.example.com"
 # RFC 3986 appendix B, cut where we need it. urlsplit() drops line ends silently and shows passwords in its errors.
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(?:([^/?#]*)@)?([^/?#@]*)([^?#]*)(?:\?([^#]*))?(#.*)?")
-_AUTHORITY = re.compile(r"(?:\[([^\[\]]*)\]|([^:\[\]]*))(?::(.*))?")
+_AUTHORITY = re.compile(r"(?:\[([^\[\]]*)\]|([^:\[\]]*))(?::([^:]*))?")
 
 
 def _read_url(url: str | None) -> tuple[Scheme, dict[str, Any]]:
@@ -432,10 +437,10 @@ def _read_url(url: str | None) -> tuple[Scheme, dict[str, Any]]:
         values["user"] = _decode(user, "the user in the url") or None
         if colon:
             values["password"] = _decode(password, "the password in the url")
-    if scheme.port is None:
+    if not scheme.port:
         if authority:
             raise UsageError("a lmtp+unix url names a path and no host: lmtp+unix:///run/lmtp.sock (three slashes)")
-        values |= {"host": "localhost", "path": _decode(path, "the path in the url")}
+        values["path"] = _decode(path, "the path in the url")
     else:
         if path not in {"", "/"}:
             raise UsageError("url has a path, which means nothing here; in a password '/' is %2F")

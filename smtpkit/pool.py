@@ -28,7 +28,7 @@ class Bell(Protocol):
 
 
 class Request(Generic[S]):
-    """One wish for a session with a key. ``granted``: it holds a place; ``session`` is None where one must be opened."""
+    """One wish for a session with a key. ``granted``: it holds a place; ``session`` None: one must be opened."""
 
     __slots__ = ("bell", "granted", "key", "session")
 
@@ -84,7 +84,7 @@ class Pool(Generic[S]):
         return idle, busy
 
     def _grant(self) -> list[S]:
-        """Serve the requests in order, as far as there is something to serve them with. Returns what is to be closed."""
+        """Serve the requests in order, as far as it goes. Returns the sessions to close."""
         close: list[S] = []
         while self._requests:
             request = self._requests[0]

@@ -15,11 +15,11 @@ from smtpkit.errors import (
     ChannelLost,
     NotSupported,
     Outcome,
+    Refused,
     ServiceClosing,
     SMTPError,
     TimedOut,
     TLSError,
-    UsageError,
 )
 from smtpkit.events import (
     Authenticated,
@@ -32,11 +32,11 @@ from smtpkit.events import (
     Settled,
 )
 from smtpkit.observers import Observers
-from smtpkit.options import Credentials, Options, Token
+from smtpkit.options import Credentials, Options, Secret, Token
 from smtpkit.protocol import procedures
 from smtpkit.protocol.extension import NOTHING, Extensions
 from smtpkit.protocol.reply import Reply
-from smtpkit.protocol.sasl import MECHANISMS, Identity, choose
+from smtpkit.protocol.sasl import Identity, choose
 from smtpkit.protocol.steps import Procedure
 from smtpkit.throttle import Throttle
 from smtpkit.transport.stream import Stream
@@ -61,12 +61,11 @@ class World(NamedTuple):
 class Report:
     """What a server showed when a session was opened: a value to print, to compare or to keep.
 
-    ``times`` maps each stage (connect, greeting, hello, tls, authentication) to the seconds it took. ``extensions`` maps
-    each EHLO keyword to its argument text. ``certificate`` is the verified one as ``ssl.SSLSocket.getpeercert`` has it.
+    ``times`` maps each stage (connect, greeting, hello, tls, authentication) to the seconds it took. ``extensions``
+    maps each EHLO keyword to its argument text. ``certificate`` is the verified one as ``ssl.SSLSocket.getpeercert`` has it.
     """
 
-    host: str
-    port: int | None
+    server: str
     address: str
     greeting: str
     extensions: Mapping[str, str]
@@ -97,20 +96,15 @@ class Session:
         self._closed = False
         self._mark = 0.0
 
-    async def open(self, world: World, until: float | None, seen_tls: set[tuple[str, int | None]]) -> "Session":
+    async def open(self, world: World, until: float | None, seen_tls: set[str]) -> "Session":
         """Connect, and lead the session to where mail can be sent: greeting, EHLO, TLS, AUTH, as the options ask.
 
-        ``seen_tls`` holds the hosts that have offered STARTTLS to this client. Raises SMTPError; nothing stays open then.
+        ``seen_tls`` holds the hosts that have offered STARTTLS to this client. Raises SMTPError, and leaves nothing open.
         """
         from smtpkit.transport.connect import Target
 
         options = self.options
-        if options.path is not None:
-            target = Target(path=options.path)
-        else:
-            target = Target(
-                options.host, options.port or 0, None, options.local_address, options.local_port or 0
-            )
+        target = Target(options.host, options.port, options.path, options.local_address, options.local_port)
         self._mark = world.now()
         limit, name = self._mark + options.limits.connect, "connect"
         if until is not None and until < limit:
@@ -127,7 +121,7 @@ class Session:
                 observers=self._observers,
                 session=self.number,
             )
-            self.tell(Connected, host=options.host, port=options.port, address=stream.peer)
+            self.tell(Connected, server=options.shown, address=stream.peer)
             if options.tls == "implicit":
                 stream.deadline = limit
                 stream = self.channel.stream = await self._secure(stream)
@@ -141,14 +135,14 @@ class Session:
             if stream is not None:
                 stream.abort()
             if isinstance(error, TimeoutError) and not isinstance(error, SMTPError):
-                raise TimedOut(f"{options}: the {name} limit ran out", limit=name) from error
+                raise TimedOut(f"{options.shown}: the {name} limit ran out", limit=name) from error
             raise
         return self
 
-    async def _introduce(self, seen_tls: set[tuple[str, int | None]]) -> None:
+    async def _introduce(self, seen_tls: set[str]) -> None:
         """Greeting, EHLO, and STARTTLS where the options want it."""
         options, channel = self.options, self.channel
-        where = (options.host, options.port)
+        where = f"{options.host}:{options.port}{options.path or ''}"
         self.greeting = await channel.perform(procedures.greeting())
         self._lap(channel.stream, "greeting")
         wanted = options.tls in ("opportunistic", "required")
@@ -168,9 +162,9 @@ class Session:
                 return
             refusal = f"STARTTLS was refused: {reply}"
         if where in seen_tls:
-            self.tell(SecurityMissing, host=options.host)
+            self.tell(SecurityMissing, server=options.shown)
         if options.tls == "required":
-            raise TLSError(f"{options}: TLS is required, and {refusal}; nothing was sent")
+            raise TLSError(f"{options.shown}: TLS is required, and {refusal}; nothing was sent")
 
     async def _secure(self, stream: Stream) -> Stream:
         """TLS over the stream, by the options."""
@@ -189,15 +183,13 @@ class Session:
         options, channel = self.options, self.channel
         if not (channel.secured or options.allow_plaintext_auth):
             raise TLSError(
-                f"{options}: credentials are not sent without TLS; "
+                f"{options.shown}: credentials are not sent without TLS; "
                 "use tls=required, or allow_plaintext_auth=True if you know what you do"
             )
-        names = choose(
-            self.offered.mechanisms, token=credentials.token is not None, named=credentials.mechanism
-        )
+        names = choose(self.offered.mechanisms, token=credentials.token is not None, named=credentials.mechanism)
         if not names:
             raise NotSupported(
-                f"{options}: no mechanism fits {credentials.mechanism or 'the credentials'}; "
+                f"{options.shown}: no mechanism fits {credentials.mechanism or 'the credentials'}; "
                 f"the server offers {', '.join(self.offered.mechanisms) or 'none'}",
                 extension="AUTH",
             )
@@ -220,6 +212,8 @@ class Session:
 
     async def _token(self, token: Token | None) -> str | None:
         """The token, asked for where it is a function; one that blocks is called where blocking is allowed."""
+        if isinstance(token, Secret):
+            return token.reveal()
         if not callable(token):
             return token
         answer = token() if inspect.iscoroutinefunction(token) else await self.channel.stream.run(token)
@@ -235,8 +229,7 @@ class Session:
         """What the server showed."""
         stream = self.channel.stream
         return Report(
-            host=self.options.host,
-            port=self.options.port,
+            server=self.options.shown,
             address=stream.peer,
             greeting=self.greeting.text,
             extensions=dict(self.offered.keywords),
@@ -338,6 +331,13 @@ def _settled(started: Started[Outcome], mail: "Prepared", item: object) -> Outco
     if outcome.error is not None:
         outcome.error.outcome = outcome
     return outcome
+
+
+def members(reply: Reply) -> tuple[str, ...]:
+    """The members that a reply to EXPN lists. Raises Refused."""
+    if reply.negative:
+        raise Refused(reply, "EXPN")
+    return reply.lines
 
 
 async def deliver(

@@ -18,7 +18,7 @@ from smtpkit.options import OptionKeywords, Options
 from smtpkit.protocol import procedures
 from smtpkit.protocol.reply import Reply
 from smtpkit.protocol.steps import Procedure
-from smtpkit.session import Report, Session, World, deliver
+from smtpkit.session import Report, Session, World, deliver, members
 
 if TYPE_CHECKING:
     from smtpkit.client import Sendable
@@ -49,13 +49,14 @@ class SyncClient:
 
     def __init__(self, url: str | None = None, **options: Unpack[OptionKeywords]) -> None:
         self.options = Options.of(url, **options)
-        if (self.options.connections or 1) > 1:
+        if self.options.connections > 1:
             raise UsageError("connections: a SyncClient has one session; use Client for more")
         self._observers = Observers()
         self._lock = threading.Lock()
+        self._turn: int | None = None  # the thread whose turn it is
         self._session: Session | None = None
         self._opened = 0
-        self._seen_tls: set[tuple[str, int | None]] = set()
+        self._seen_tls: set[str] = set()
         self._process = os.getpid()
         self._closed = False
 
@@ -82,8 +83,7 @@ class SyncClient:
             run=run_inline,
         )
         until = self._until()
-        with self._lock:
-            return drive(deliver(message, preparing, lambda: self._lease(until), self._observers, until))
+        return self._drive(deliver(message, preparing, lambda: self._lease(until), self._observers, until))
 
     def check(self) -> Report:
         """Connect, say EHLO, begin TLS and log in as a mail would; return what the server showed. No mail is sent."""
@@ -94,8 +94,7 @@ class SyncClient:
             await session.close()
             return report
 
-        with self._lock:
-            return drive(check())
+        return self._drive(check())
 
     def verify(self, user: str) -> Reply:
         """Ask by VRFY whether a user exists (RFC 5321 section 3.5); every reply is an answer, also a refusal."""
@@ -103,7 +102,7 @@ class SyncClient:
 
     def expand(self, mailing_list: str) -> tuple[str, ...]:
         """Ask by EXPN for the members of a list, one text each as the server gives it. Raises Refused."""
-        return self._perform(procedures.expand(mailing_list)).lines
+        return members(self._perform(procedures.expand(mailing_list)))
 
     def noop(self) -> Reply:
         """Say NOOP."""
@@ -119,15 +118,14 @@ class SyncClient:
 
     def close(self) -> None:
         """Say QUIT and close. Never raises."""
-        with self._lock:
+
+        async def close() -> None:
             self._closed = True
             session, self._session = self._session, None
-            if session is not None:
-                if self._process == os.getpid():
-                    drive(session.close())
-                else:
-                    session.abort("the process was forked")
-            self._observers.close()
+            if session is not None and self._process == os.getpid():
+                await session.close()
+
+        self._drive(close())
 
     def __enter__(self) -> Self:
         return self
@@ -138,7 +136,7 @@ class SyncClient:
         self.close()
 
     def __repr__(self) -> str:
-        return f"<SyncClient {self.options}: {'connected' if self._session else 'not connected'}>"
+        return f"<SyncClient {self.options.shown}: {'connected' if self._session else 'not connected'}>"
 
     def _perform(self, procedure: Procedure[T]) -> T:
         until = self._until()
@@ -147,8 +145,19 @@ class SyncClient:
             async with self._lease(until) as session:
                 return await session.perform(procedure, until)
 
+        return self._drive(perform())
+
+    def _drive(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine when it is this thread's turn."""
+        if self._turn == threading.get_ident():
+            coroutine.close()
+            raise UsageError("busy: a callback cannot use the client whose call it is told of")
         with self._lock:
-            return drive(perform())
+            self._turn = threading.get_ident()
+            try:
+                return drive(coroutine)
+            finally:
+                self._turn = None
 
     def _until(self) -> float | None:
         total = self.options.limits.total

@@ -1,6 +1,7 @@
 """One telling of mail data: pieces with their line ends mended, taken from any kind of source as they are needed."""
 
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator
+from functools import partial
 from typing import Any
 
 from smtpkit.errors import InvalidMail, SMTPError
@@ -10,7 +11,7 @@ Runner = Callable[[Callable[[], Any]], Awaitable[Any]]
 
 
 class Telling:
-    """Mail data piece by piece. ``ended`` is set with the last piece; a fault in the source is raised as InvalidMail."""
+    """Mail data piece by piece. ``ended`` is set with the last piece; a fault in the source is InvalidMail."""
 
     __slots__ = ("_chunk", "_chunks", "_ends", "_left", "_piece", "_run", "ended")
 
@@ -64,8 +65,7 @@ class Telling:
                 if isinstance(self._chunks, AsyncIterator):
                     chunk = await anext(self._chunks, None)
                 elif self._run is not None:
-                    chunks = self._chunks
-                    chunk = await self._run(lambda: next(chunks, None))
+                    chunk = await self._run(partial(next, self._chunks, None))
                 else:
                     chunk = next(self._chunks, None)
                 if chunk is None or chunk:

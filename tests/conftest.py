@@ -48,17 +48,22 @@ def _threads() -> set[threading.Thread]:
 
 
 @pytest.fixture(autouse=True)
-def no_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Fail a test that leaves open files, threads, or (marked ``asyncio``) tasks behind."""
+def no_leaks() -> Iterator[None]:
+    """Fail a test that leaves open files or threads behind, once its event loop is closed."""
     files, threads = _open_files(), _threads()
-    if request.node.get_closest_marker("asyncio"):
-        request.getfixturevalue("_no_tasks_left")
     yield
     until = time.monotonic() + 2  # a thread told to end may take a moment
     while (left := (_open_files() - files, _threads() - threads)) != (Counter(), set()):
         if time.monotonic() > until:
             pytest.fail(f"left behind: {dict(left[0])} {left[1]}")
         time.sleep(0.01)
+
+
+@pytest.fixture(autouse=True)
+def _no_tasks(request: pytest.FixtureRequest, no_leaks: None) -> None:
+    """Fail a test marked ``asyncio`` that leaves tasks behind. Its loop begins after ``no_leaks``, and ends before."""
+    if request.node.get_closest_marker("asyncio"):
+        request.getfixturevalue("_no_tasks_left")
 
 
 @pytest_asyncio.fixture

@@ -1,7 +1,7 @@
 """Commands, one class for each verb: what is said, how it is rendered, how it is shown, how its reply is waited for.
 
-Rules: ``line`` is the one function that renders a command line, and it refuses what could end one; a command knows which
-part of it is secret; a command names the limit its reply is waited for under (RFC 5321 section 4.5.3.2).
+Rules: ``line`` is the one function that renders a command line, and it refuses what could end one; a command knows
+which part of it is secret; a command names the limit its reply is waited for under (RFC 5321 section 4.5.3.2).
 """
 
 import base64
@@ -34,7 +34,7 @@ def line(verb: str, argument: str = "", *, longest: int = 512) -> bytes:
 
 
 class Command:
-    """What all commands have. ``limit`` names the limit of the wait for its reply; ``replies`` how large that may be."""
+    """What all commands have. ``limit`` names the limit of the wait for its reply, ``replies`` its size."""
 
     __slots__ = ()
     limit: ClassVar[str] = "timeout"

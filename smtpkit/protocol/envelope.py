@@ -70,7 +70,7 @@ def xtext(text: str) -> str:
 
 
 def utf8_addr_xtext(text: str) -> str:
-    r"""Encode an original recipient as utf-8-addr-xtext (RFC 6533 section 3): ``\x{HEX}`` for what xtext cannot hold."""
+    r"""Encode an original recipient as utf-8-addr-xtext (RFC 6533 section 3): ``\x{HEX}`` for what is not ASCII."""
     return re.sub(r"[^!-*,-<>-\[\]-~]", lambda found: f"\\x{{{ord(found[0]):02X}}}", text)
 
 
@@ -120,9 +120,10 @@ class Envelope:
             raise InvalidMail("recipients: an envelope needs at least one")
         if self.ret not in (None, "FULL", "HDRS"):
             raise InvalidMail(f"ret {self.ret!r}: FULL or HDRS (RFC 3461 4.3)")
-        if self.envelope_id is not None:
-            if not self.envelope_id or len(xtext(self.envelope_id)) > 100 or not self.envelope_id.isprintable():
-                raise InvalidMail("envelope_id: 1 to 100 printable ASCII characters (RFC 3461 4.4)")
+        if self.envelope_id is not None and not (
+            self.envelope_id.isprintable() and 0 < len(xtext(self.envelope_id)) <= 100
+        ):
+            raise InvalidMail("envelope_id: 1 to 100 printable ASCII characters (RFC 3461 4.4)")
         if not self.utf8 and not self.addresses_are_ascii:
             raise InvalidMail("an address that is not ASCII needs utf8=True on the envelope (SMTPUTF8, RFC 6531)")
 

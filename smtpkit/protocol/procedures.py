@@ -358,7 +358,8 @@ class _Verdict:
         elif isinstance(error, SenderRefused | DataRefused):
             refused |= dict.fromkeys(self.unsettled, error.reply)
         in_doubt = self.unsettled if self.doubt else ()
-        outcome = Outcome(accepted, refused, in_doubt, self.final, self.replies, self.plan.message_id, error=error)
+        reply = self.final or (error.reply if isinstance(error, Refused) else None)
+        outcome = Outcome(accepted, refused, in_doubt, reply, self.replies, self.plan.message_id, error=error)
         if error is not None:
             error.outcome = outcome
         return outcome
@@ -367,8 +368,8 @@ class _Verdict:
 def transaction(plan: Plan, *, reset: bool = False) -> Procedure[Outcome]:
     """One mail transaction (RFC 5321 section 3.3). ``reset`` leads it with RSET, where an earlier one may be open.
 
-    Returns the outcome, with ``error`` where nobody was served or it is in doubt; the session is in step, and unless the
-    mail data was answered the transaction is still open. Raises what ends the session, with ``outcome``.
+    Returns the outcome, with ``error`` where nobody was served or it is in doubt; the session is in step, and unless
+    the mail data was answered the transaction is still open. Raises what ends the session, with ``outcome``.
     """
     verdict = _Verdict(plan)
     try:

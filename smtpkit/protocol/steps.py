@@ -1,7 +1,7 @@
 """What a procedure yields, and what it may be told instead of a result.
 
-A procedure is a generator. It yields steps; the channel performs them and sends back what came of each. A procedure that
-returns leaves the session in step with the server; one that raises leaves it broken.
+A procedure is a generator. It yields steps; the channel performs them and sends back what came of each. A procedure
+that returns leaves the session in step with the server; one that raises leaves it broken.
 """
 
 from collections.abc import Callable, Generator

@@ -1,18 +1,20 @@
 """A scripted SMTP and LMTP server for tests and demonstrations: a second opinion that shares no code with the client.
 
-``Server`` serves sockets from a thread of its own; ``Dialogue`` is the same server without I/O; ``Script`` tells what it
-does, ``Received`` and ``Session`` what it saw. A pytest plugin gives ``smtpkit_server`` and ``smtpkit_outbox``.
+``Server`` serves sockets from a thread of its own; ``Dialogue`` is the same server without I/O; ``Script`` tells what
+it does, ``Received`` and ``Session`` what it saw. A pytest plugin gives ``smtpkit_server`` and ``smtpkit_outbox``.
 """
 
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from smtpkit.testing.dialogue import Dialogue
-    from smtpkit.testing.outlet import Close, Cut, Deaf, Reset, Send, Stall, StartTLS, Wait
-    from smtpkit.testing.script import Fault, Line, Occurrence, Received, Recipient, Script, Session
+    from smtpkit.testing.outlet import Action, Close, Cut, Deaf, Reset, Send, Stall, StartTLS, Wait
+    from smtpkit.testing.script import Answer, Fault, Line, Occurrence, Received, Recipient, Reply, Script, Session
     from smtpkit.testing.server import Server
 
 __all__ = (
+    "Action",
+    "Answer",
     "Close",
     "Cut",
     "Deaf",
@@ -22,6 +24,7 @@ __all__ = (
     "Occurrence",
     "Received",
     "Recipient",
+    "Reply",
     "Reset",
     "Script",
     "Send",
@@ -32,16 +35,17 @@ __all__ = (
     "Wait",
 )
 
-_SCRIPT = frozenset({"Fault", "Line", "Occurrence", "Received", "Recipient", "Script", "Session"})
+_MODULE_OF = {"Server": "server", "Dialogue": "dialogue"} | dict.fromkeys(
+    ("Answer", "Fault", "Line", "Occurrence", "Received", "Recipient", "Reply", "Script", "Session"), "script"
+)
 
 
 def __getattr__(name: str) -> object:
-    # pytest imports this package in every run of everybody who has it installed: asyncio and ssl wait until they are used.
+    # pytest imports this package in every run of everybody who has it: asyncio and ssl wait until they are used.
     from importlib import import_module
 
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = "server" if name == "Server" else "script" if name in _SCRIPT else "dialogue"
-    value: object = getattr(import_module(f"{__name__}.{module}"), name)
+    value: object = getattr(import_module(f"{__name__}.{_MODULE_OF.get(name, 'outlet')}"), name)
     globals()[name] = value
     return value

@@ -4,15 +4,16 @@ It follows RFC 5321 with the extensions that its script offers, unless the scrip
 the client that it tests.
 """
 
-import base64
-import binascii
-from collections.abc import Generator
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from smtpkit.testing.intake import MAIL_PARAMETERS, RCPT_PARAMETERS, Dotted, Improper, Store, read_path
-from smtpkit.testing.mechanisms import MECHANISMS
+from smtpkit.testing.mechanisms import Exchange
+from smtpkit.testing.outlet import Action, Close, Outlet, StartTLS, Wait
 from smtpkit.testing.script import Answer, Fault, Line, Occurrence, Received, Recipient, Reply, Script, Session
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 _DEFAULT_SCRIPT = Script()
 _LAST_OF_GROUP = frozenset(
@@ -24,7 +25,7 @@ _WITHOUT_TLS = frozenset({"EHLO", "HELO", "LHLO", "STARTTLS", "NOOP", "RSET", "Q
 class Dialogue:
     """One session. ``begin()`` once, then ``receive()`` for what arrives, ``eof()`` at the end; each gives actions.
 
-    ``received`` and ``counts`` (how often each moment of the script has come) may be shared by the sessions of a server.
+    ``received`` and ``counts`` (how often each moment of the script has come) may be shared by a server's sessions.
     """
 
     def __init__(
@@ -47,11 +48,10 @@ class Dialogue:
         self._moments = sorted({m for m in (*script.early, *script.close_after) if isinstance(m, int)})
         self._refusing = False
         self._offered = frozenset[str]()
-        self._exchange: Generator[bytes, bytes, str | None] | None = None
-        self._candidate = ""  # who the client has just shown to be
+        self._exchange = Exchange(script)
         self._dotted = Dotted()
         self._missing, self._last, self._refusal = 0, False, ""  # of the chunk that arrives
-        self._line_said = b""
+        self._latest = b""  # line
         self._clear()
 
     def begin(self) -> list[Action]:
@@ -92,9 +92,7 @@ class Dialogue:
         self._give(verb, argument, answer)
         return _code(answer)
 
-    def _answer(
-        self, verb: str, argument: str, default: Answer, mail: Received | None = None
-    ) -> Answer:
+    def _answer(self, verb: str, argument: str, default: Answer, mail: Received | None = None) -> Answer:
         script = self.script
         if verb == "greeting":
             key, reply = verb, script.greeting
@@ -102,14 +100,16 @@ class Dialogue:
             reply = script.replies[key]
         else:
             return default
-        return self._choose(key, reply, line, mail)
+        return self._choose(key, reply, mail)
 
-    def _choose(self, key: str, reply: Reply, line: bytes, mail: Received | None) -> Answer:
+    def _choose(self, key: str, reply: Reply, mail: Received | None) -> Answer:
+        if reply is None or isinstance(reply, (str, bytes, Fault)):
+            return reply
         count = self._counts[key] = self._counts.get(key, 0) + 1
-        if not (reply is None or isinstance(reply, (str, bytes, Fault)) or callable(reply)):
+        if not callable(reply):
             reply = reply[min(count, len(reply)) - 1]
         if callable(reply):
-            return reply(Occurrence(key, count, line, self.session, mail))
+            return reply(Occurrence(key, count, self._latest, self.session, mail))
         return reply
 
     def _give(self, verb: str, argument: str, answer: Answer) -> None:
@@ -143,10 +143,9 @@ class Dialogue:
     # What is heard
 
     def _feed(self, octets: bytes) -> None:
-        if self._out.over:
-            return
-        self._heard += len(octets)
-        self._buffer += octets
+        if not self._out.over:
+            self._heard += len(octets)
+            self._buffer += octets
         while self._buffer and not self._out.over and self._mode():
             pass
 
@@ -176,6 +175,7 @@ class Dialogue:
             self._note(f"bare LF after {content[:80]!r}")
         if b"\r" in content:
             self._note(f"bare CR in {content[:80]!r}")
+        self._latest = content
         self.session.transcript.append(Line("C", content, self.session.secured))
         return content
 
@@ -203,7 +203,7 @@ class Dialogue:
             self._reply(verb, text, "530 5.7.0 Must issue a STARTTLS command first")
         elif verb in ("EHLO", "HELO", "LHLO"):
             self._hello(verb, text)
-        elif verb in ("MAIL", "RCPT", "DATA", "BDAT") and not hello:
+        elif verb in ("MAIL", "RCPT", "DATA", "BDAT", "AUTH", "STARTTLS") and not hello:
             self._reply(verb, text, "503 5.5.1 say hello first")
         elif verb == "MAIL":
             self._mail(argument)
@@ -252,15 +252,13 @@ class Dialogue:
             default = "\n".join([f"250 smtpkit.test greets {name}", *self._extensions()])
         if self._reply(verb, name, default).startswith("2"):
             self.session.hello = name
-            lines = self._extensions() if verb != "HELO" else []
-            words = {word.upper().replace("=", " ").split(" ")[0] for word in lines}
-            self._offered = frozenset(words)
+            self._offered = _keywords(self._extensions() if verb != "HELO" else [])
             self._clear()
 
     def _extensions(self) -> list[str]:
         script = self.script
         lines = list(script.extensions)
-        named = {line.upper().replace("=", " ").split(" ")[0] for line in lines}
+        named = _keywords(lines)
         secured = self.session.secured
         if script.tls == "starttls" and not secured and "STARTTLS" not in named:
             lines.append("STARTTLS")
@@ -289,69 +287,36 @@ class Dialogue:
     # Authentication (RFC 4954)
 
     def _auth(self, argument: bytes) -> None:
-        words = argument.decode("ascii", "replace").split(" ")
-        name = words[0].upper()
-        initial: bytes | None = None
-        default = ""
+        name, *initial = argument.decode("ascii", "replace").split(" ")
+        name = name.upper()
+        self._exchange = Exchange(self.script)
         if self.session.user is not None:
             default = "503 5.5.1 you are known already"
         elif self._reverse_path is not None:
             default = "503 5.5.1 not within a mail transaction"
-        elif len(words) > 2 or not name:
+        elif len(initial) > 1 or not name:
             default = "501 5.5.4 AUTH mechanism [initial-response]"
-        elif name not in MECHANISMS or name not in self.script.mechanisms:
+        elif name not in self.script.mechanisms:
             default = "504 5.5.4 no such mechanism"
         else:
-            try:
-                if len(words) == 2:
-                    initial = b"" if words[1] == "=" else base64.b64decode(words[1], validate=True)
-            except (binascii.Error, ValueError):
-                default = "501 5.5.2 not base64"
-        if not default:
-            self._exchange = MECHANISMS[name](self.script, initial)
-            default = self._advance(None)
-        code = self._reply("AUTH", name, default)
-        self._after_auth(code)
+            default = self._exchange.begin(name, initial[0] if initial else None)
+        self._after_auth(self._reply("AUTH", name, default))
 
     def _response(self) -> bool:
         line = self._line()
         if line is None:
             return False
-        if line == b"*":
-            default = "501 5.7.0 given up"
-        else:
-            try:
-                default = self._advance(base64.b64decode(line, validate=True))
-            except (binascii.Error, ValueError):
-                default = "501 5.5.2 not base64"
-        code = self._reply("RESPONSE", line.decode("utf-8", "replace"), default)
+        text = line.decode("utf-8", "replace")
+        code = self._reply("RESPONSE", text, self._exchange.respond(text))
         if self._buffer:
             self._note("octets sent behind a response, before its reply")
         self._after_auth(code)
         return True
 
-    def _advance(self, response: bytes | None) -> str:
-        """One step of the exchange: the reply it leads to."""
-        user: str | None = None
-        if self._exchange is not None:
-            try:
-                challenge = next(self._exchange) if response is None else self._exchange.send(response)
-                return f"334 {base64.b64encode(challenge).decode()}"
-            except StopIteration as end:
-                user = end.value
-            self._exchange = None
-        if user is None:
-            return "535 5.7.8 not accepted"
-        self._candidate = user
-        return "235 2.7.0 welcome"
-
     def _after_auth(self, code: str) -> None:
         self._mode = self._response if code == "334" else self._command
         if code == "235":
-            self.session.user = self._candidate
-        if code != "334":
-            self._exchange = None
-            self._candidate = ""
+            self.session.user = self._exchange.user
 
     # The mail transaction
 
@@ -478,22 +443,16 @@ class Dialogue:
 
     # BDAT (RFC 3030)
 
-    def _start_chunk(self, argument: bytes, refusal: str) -> bool:
-        """Read the argument of BDAT and take in the chunk; False if it cannot be read."""
+    def _bdat(self, argument: bytes) -> None:
         words = argument.upper().split()
         if not 1 <= len(words) <= 2 or not words[0].isdigit() or words[1:] not in ([], [b"LAST"]):
-            return False
-        self._missing, self._last, self._refusal = int(words[0]), len(words) == 2, refusal
+            self._failed = self._reverse_path is not None
+            self._reply("BDAT", "", "501 5.5.4 BDAT size [LAST]")
+            return
+        self._missing, self._last, self._refusal = int(words[0]), len(words) == 2, self._no_transaction()
         self._mode = self._chunk
         if not self._missing:
             self._end_chunk()
-        return True
-
-    def _bdat(self, argument: bytes) -> None:
-        refusal = self._no_transaction()
-        if not self._start_chunk(argument, refusal):
-            self._failed = True
-            self._reply("BDAT", argument.decode("utf-8", "replace"), "501 5.5.4 BDAT size [LAST]")
 
     def _chunk(self) -> bool:
         piece = self._mail_piece(min(self._missing, len(self._buffer)))
@@ -524,7 +483,6 @@ class Dialogue:
         """The mail data is there: judge it, answer, and keep what was accepted."""
         store, script = self._store, self.script
         assert store is not None
-        assert self._reverse_path is not None or script.replies
         octets = store.octets()
         self._criticize(store)
         default = f"250 2.0.0 accepted as {len(self.received) + 1}"
@@ -571,6 +529,10 @@ class Dialogue:
         body = (self._parameters.get("BODY") or "7BIT").upper()
         if store.eight_bit and body == "7BIT" and "SMTPUTF8" not in self._parameters:
             self._note("8-bit mail data without BODY=8BITMIME")
+
+
+def _keywords(lines: "Iterable[str]") -> frozenset[str]:
+    return frozenset(line.upper().replace("=", " ").partition(" ")[0] for line in lines)
 
 
 def _code(answer: Answer) -> str:

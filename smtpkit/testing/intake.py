@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections.abc import Mapping
 
 END = b"\r\n.\r\n"
 
@@ -10,8 +11,10 @@ _PARAMETER = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*)(?:=([^\x00-\x20=\x7f]+))?")
 _XTEXT = r"(?:[!-*,-<>-~]|\+[0-9A-F]{2})"
 _NOTIFY = "(?:SUCCESS|FAILURE|DELAY)"
 
+Table = Mapping[str, tuple[str, re.Pattern[str] | None]]
+
 # For each parameter: the EHLO keyword that brings it, and what its value may be (no group: it takes none).
-MAIL_PARAMETERS = {
+MAIL_PARAMETERS: Table = {
     "SIZE": ("SIZE", re.compile(r"\d{1,20}")),
     "BODY": ("8BITMIME", re.compile("7BIT|8BITMIME|BINARYMIME", re.IGNORECASE)),
     "SMTPUTF8": ("SMTPUTF8", None),
@@ -24,20 +27,18 @@ MAIL_PARAMETERS = {
     "HOLDFOR": ("FUTURERELEASE", re.compile(r"\d{1,9}")),
     "HOLDUNTIL": ("FUTURERELEASE", re.compile(r"[0-9TZ:+-]+")),
 }
-RCPT_PARAMETERS = {
+RCPT_PARAMETERS: Table = {
     "NOTIFY": ("DSN", re.compile(f"NEVER|{_NOTIFY}(?:,{_NOTIFY})*", re.IGNORECASE)),
     "ORCPT": ("DSN", re.compile(r"[A-Za-z0-9-]+;[^\x00-\x20=\x7f]+")),
     "RRVS": ("RRVS", re.compile(r"[0-9A-Za-z:;.+-]+")),
 }
 
 
-class Improper(Exception):  # noqa: N818 -- it is what the client said
+class Improper(Exception):
     """The reply to an argument that is not what it should be."""
 
 
-def read_path(
-    argument: bytes, word: bytes, table: dict[str, tuple[str, re.Pattern[str] | None]], offered: frozenset[str]
-) -> tuple[str, dict[str, str | None]]:
+def read_path(argument: bytes, word: bytes, table: Table, offered: frozenset[str]) -> tuple[str, dict[str, str | None]]:
     """The path (without its brackets) and the parameters of ``FROM:<path> A=1 B`` (RFC 5321 section 4.1.1.2).
 
     Raises Improper with the reply to give.
@@ -56,9 +57,7 @@ def read_path(
     return path, _read_parameters(rest, table, offered)
 
 
-def _read_parameters(
-    text: str, table: dict[str, tuple[str, re.Pattern[str] | None]], offered: frozenset[str]
-) -> dict[str, str | None]:
+def _read_parameters(text: str, table: Table, offered: frozenset[str]) -> dict[str, str | None]:
     parameters: dict[str, str | None] = {}
     for word in text.split():
         found = _PARAMETER.fullmatch(word)

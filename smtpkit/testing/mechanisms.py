@@ -1,9 +1,10 @@
-"""The server's half of the SASL mechanisms: generators that yield challenges, are sent responses, return the user.
+"""The server's half of AUTH: mechanisms are generators that yield challenges, are sent responses, return the user.
 
 A mechanism is called with the script and the initial response (None without one). It returns the name of the user, or
 None if the client is not who it says it is. Responses and challenges are decoded.
 """
 
+import base64
 import hmac
 import re
 import secrets
@@ -89,3 +90,47 @@ MECHANISMS: dict[str, Mechanism] = {
     "XOAUTH2": xoauth2,
     "OAUTHBEARER": oauthbearer,
 }
+
+
+class Exchange:
+    """One AUTH exchange (RFC 4954): base64 in, replies out. ``user`` is who the client has shown to be ("": nobody)."""
+
+    __slots__ = ("_script", "_steps", "user")
+
+    def __init__(self, script: Script) -> None:
+        self.user = ""
+        self._script = script
+        self._steps: Generator[bytes, bytes, str | None] | None = None
+
+    def begin(self, name: str, initial: str | None) -> str:
+        """The reply to AUTH with this mechanism and initial response ("=" is an empty one)."""
+        try:
+            response = None if initial is None else _decode("" if initial == "=" else initial)
+        except ValueError:
+            return "501 5.5.2 not base64"
+        self._steps = MECHANISMS[name](self._script, response)
+        return self._advance(None)
+
+    def respond(self, text: str) -> str:
+        """The reply to a response; ``*`` gives up."""
+        if text == "*":
+            return "501 5.7.0 given up"
+        try:
+            return self._advance(_decode(text))
+        except ValueError:
+            return "501 5.5.2 not base64"
+
+    def _advance(self, response: bytes | None) -> str:
+        if self._steps is None:  # only a script asks for more than the mechanism needs
+            return "535 5.7.8 not accepted"
+        try:
+            challenge = next(self._steps) if response is None else self._steps.send(response)
+        except StopIteration as end:
+            self._steps = None
+            self.user = end.value or ""
+            return "235 2.7.0 welcome" if end.value else "535 5.7.8 not accepted"
+        return f"334 {base64.b64encode(challenge).decode()}"
+
+
+def _decode(text: str) -> bytes:
+    return base64.b64decode(text, validate=True)

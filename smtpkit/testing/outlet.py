@@ -60,7 +60,7 @@ _FAULTS: dict[str, type[Close | Cut | Reset | Deaf]] = {
 
 
 class Outlet:
-    """Collects actions; what is said in one go becomes one Send. Counts the octets, and does the faults when they are due.
+    """Collects actions; what is said in one go becomes one Send. Does the faults where their octet is reached.
 
     ``over``: nothing more will happen. ``mute``: nothing more will be said, though all goes on.
     """

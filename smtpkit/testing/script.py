@@ -1,9 +1,9 @@
 """What a scripted server is told to do and what it has seen: values, and the record of a session.
 
-A *moment* says when something happens. It is a key: ``"greeting"``, a verb (``"MAIL"``), a verb and its path or argument
-(``"RCPT:bad@example.com"``, ``"AUTH:PLAIN"``), ``"RESPONSE"`` (a line sent during AUTH), ``"END"`` (the mail data is
-complete, by DATA or by BDAT LAST) and in LMTP ``"END:carol@example.com"``. The longer key wins. Where it is allowed, a
-number is a moment too: so many octets of mail data have arrived.
+A *moment* says when something happens. It is a key: ``"greeting"``, a verb (``"MAIL"``), a verb and its path or
+argument (``"RCPT:bad@example.com"``, ``"AUTH:PLAIN"``), ``"RESPONSE"`` (a line sent during AUTH), ``"END"`` (the mail
+data is complete, by DATA or by BDAT LAST) and in LMTP ``"END:carol@example.com"``. The longer key wins. Where it is
+allowed, a number is a moment too: so many octets of mail data have arrived.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -99,8 +99,9 @@ class Session:
     """What the server saw of one connection.
 
     ``transcript`` holds the commands and replies; mail data is not in it. ``octets_in`` is what arrived outside mail
-    data, ``octets_in_clear`` the part of it that came outside TLS. ``errors`` says, a sentence each, what the client did
-    that a client must not do; a test asserts that it is empty.
+    data, ``octets_in_clear`` the part of it that came outside TLS. ``errors`` says, a sentence each, what the client
+    did that a client must not do; a test asserts that it is empty. ``hello`` is the name it gave, ``user`` who it has
+    shown to be (None: nobody; "": a script said 235).
     """
 
     def __init__(self, number: int = 1) -> None:
@@ -126,8 +127,8 @@ class Session:
 class Occurrence:
     """What a callable in a script is asked about.
 
-    ``key`` is the key that matched, ``count`` how often it has (the first time 1), ``line`` the command without its line
-    end, ``mail`` the mail that an END would accept.
+    ``key`` is the key that matched, ``count`` how often it has (the first time 1), ``line`` the client's latest line
+    without its end, ``mail`` the mail that an END would accept.
     """
 
     key: str
@@ -138,9 +139,9 @@ class Occurrence:
 
 
 Answer = str | bytes | Fault | None
-"""``str``: a reply, lines separated by ``\\n`` ("250 one\\ntwo", or each with its code). ``bytes``: these octets exactly,
-so they may hold more than a reply, or less. ``None``: silence. What the answer begins with decides what it does: after
-a scripted 250 to MAIL a transaction is open, after a scripted 220 to STARTTLS comes TLS."""
+"""``str``: a reply, lines separated by ``\\n`` ("250 one\\ntwo", or each with its code). ``bytes``: these octets
+exactly, so they may hold more than a reply, or less. ``None``: silence. What the answer begins with decides what it
+does: after a scripted 250 to MAIL a transaction is open, after a scripted 220 to STARTTLS comes TLS."""
 
 Choice = Answer | Callable[[Occurrence], Answer]
 Reply = Choice | Sequence[Choice]
@@ -151,14 +152,14 @@ Reply = Choice | Sequence[Choice]
 class Script:
     """What the server does; without arguments a good modern server without TLS and login.
 
-    ``extensions`` are the lines after EHLO; STARTTLS and AUTH are added where ``tls``, ``users`` and ``tokens`` call for
-    them and no line here names them. What is not offered is not understood. ``users`` maps names to passwords,
+    ``extensions`` are the lines after EHLO; STARTTLS and AUTH are added where ``tls``, ``users`` and ``tokens`` call
+    for them and no line here names them. What is not offered is not understood. ``users`` maps names to passwords,
     ``tokens`` names to bearer tokens. ``require_tls``: no mail and no AUTH outside TLS.
 
-    ``replies`` maps moments to what is said instead of the server's own reply, ``delay`` moments to seconds waited before
-    it. ``early`` maps moments to what is said after it, in a write of its own; its delay is that of ``"early"``. Numbers
-    are moments there and in ``close_after``, which closes the connection once everything has been said. ``drip`` is the
-    pause in seconds before each octet sent.
+    ``replies`` maps moments to what is said instead of the server's own reply, ``delay`` moments to seconds waited
+    before it. ``early`` maps moments to what is said after it, in a write of its own; its delay is that of ``"early"``.
+    Numbers are moments there and in ``close_after``, which closes the connection once everything has been said.
+    ``drip`` is the pause in seconds before each octet sent.
 
     ``strict``: bare CR and LF, undeclared 8-bit mail data and pipelining behind a command that must be a group's last
     (RFC 2920 section 3.1) are noted in the session's errors. ``keep``: the octets of a mail or their digest only.

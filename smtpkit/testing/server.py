@@ -1,15 +1,15 @@
 """The scripted server on sockets: a thread with an event loop of its own, so it serves any kind of client.
 
-It listens on loopback only and performs what ``Dialogue`` says, one action after the other; while it waits or begins TLS
-it does not read.
+It listens on loopback only and performs what ``Dialogue`` says, one action after the other; while it waits or begins
+TLS it does not read.
 """
 
 import asyncio
-import concurrent.futures
 import socket
 import ssl
 import struct
 import threading
+import time
 from collections import deque
 from collections.abc import Iterable
 from pathlib import Path
@@ -51,7 +51,6 @@ class Server:
         self.counts: dict[str, int] = {}
         self.ssl_context = ssl_context
         self._connections: set[_Connection] = set()
-        self._waiting: list[tuple[int, concurrent.futures.Future[None]]] = []
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping: asyncio.Event | None = None
@@ -79,20 +78,22 @@ class Server:
 
     def wait_for(self, count: int, timeout: float = 10) -> None:
         """Block until that many mails have been received; raise TimeoutError after ``timeout`` seconds."""
-        if self._loop is None:
-            raise RuntimeError("the server is not running: use it in a with block, or call start()")
-        reached: concurrent.futures.Future[None] = concurrent.futures.Future()
-        self._loop.call_soon_threadsafe(self._wait, count, reached)
-        try:
-            reached.result(timeout)
-        except concurrent.futures.TimeoutError:
-            raise TimeoutError(f"{len(self.received)} of {count} mails received in {timeout} s") from None
+        until = time.monotonic() + timeout
+        while not self._reached(count, until):
+            time.sleep(0.002)
 
     async def wait_for_async(self, count: int, timeout: float = 10) -> None:  # noqa: ASYNC109 -- same as wait_for
         """``wait_for`` without blocking the event loop, on asyncio and trio."""
-        from anyio.to_thread import run_sync
+        import anyio
 
-        await run_sync(self.wait_for, count, timeout)
+        until = time.monotonic() + timeout
+        while not self._reached(count, until):  # noqa: ASYNC110 -- an Event belongs to one loop, this to any
+            await anyio.sleep(0.002)
+
+    def _reached(self, count: int, until: float) -> bool:
+        if len(self.received) < count and time.monotonic() > until:
+            raise TimeoutError(f"{len(self.received)} of {count} mails received in time")
+        return len(self.received) >= count
 
     def start(self) -> None:
         """Listen, and serve in a daemon thread."""
@@ -135,19 +136,13 @@ class Server:
         self.stop()
 
     async def __aenter__(self) -> Self:
-        from anyio.to_thread import run_sync
-
-        await run_sync(self.start)
+        self.start()  # waits a millisecond, for a thread that needs nothing of this loop; so does stop()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        from anyio import CancelScope
-        from anyio.to_thread import run_sync
-
-        with CancelScope(shield=True):
-            await run_sync(self.stop)
+        self.stop()
 
     # In the server's thread
 
@@ -165,18 +160,6 @@ class Server:
             for connection in tuple(self._connections):
                 connection.abort()
             await asyncio.sleep(0)
-
-    def _wait(self, count: int, reached: "concurrent.futures.Future[None]") -> None:
-        self._waiting.append((count, reached))
-        self.tell()
-
-    def tell(self) -> None:
-        """Wake those who wait for as many mails as there are now."""
-        for entry in tuple(self._waiting):
-            count, reached = entry
-            if len(self.received) >= count:
-                self._waiting.remove(entry)
-                reached.set_result(None)
 
     def admit(self, connection: "_Connection") -> Dialogue:
         """The dialogue for a new connection."""
@@ -207,6 +190,8 @@ class _Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = self._raw = transport
+        if self._server.unix_path is None:  # asyncio does it only where the socket says that its protocol is TCP
+            self._socket().setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._dialogue = self._server.admit(self)
         self._perform(self._dialogue.begin())
 
@@ -214,12 +199,9 @@ class _Connection(asyncio.Protocol):
         if self._busy:
             self._held += data
             return
-        known = len(self._server.received)
         self._perform(self._dialogue.receive(data))
-        if len(self._server.received) != known:
-            self._server.tell()
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 -- asyncio's signature
         self._pending.clear()
         self._dialogue.eof()
         self._server.dismiss(self)

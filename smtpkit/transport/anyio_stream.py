@@ -1,5 +1,7 @@
 """The streams of trio, and of any byte stream that a user brings: they wait as anyio waits."""
 
+# ruff: noqa: D102 - the methods are those of Stream, which says what they do
+
 import math
 import socket
 import time
@@ -64,8 +66,9 @@ class AnyioStream:
 
     def __init__(self, stream: anyio.abc.ByteStream) -> None:
         attribute = anyio.abc.SocketAttribute
-        self.peer = peer_text(stream.extra(attribute.remote_address, None))
-        self.local_host = address_literal(stream.extra(attribute.local_address, None))
+        get = stream.extra
+        self.peer = peer_text(get(attribute.remote_address, None))
+        self.local_host = address_literal(get(attribute.local_address, None))
         self.deadline: float | None = None
         self.untaken = 0
         self._stream = stream
@@ -129,7 +132,8 @@ class AnyioStream:
         if self._closed:
             return
         self._closed = True
-        raw: socket.socket | None = self._stream.extra(anyio.abc.SocketAttribute.raw_socket, None)
+        get = self._stream.extra
+        raw: socket.socket | None = get(anyio.abc.SocketAttribute.raw_socket, None)
         if raw is not None:
             with suppress(OSError):
                 raw.shutdown(socket.SHUT_RDWR)
@@ -185,7 +189,8 @@ class AnyioStream:
     def _loss(self) -> ChannelLost:
         if self._lost is None:
             return ChannelLost(f"The connection to {self.peer} is closed.")
-        lost = ChannelLost(f"The connection to {self.peer} was lost: {self._lost or type(self._lost).__name__}.")
+        reason = str(self._lost) or type(self._lost).__name__
+        lost = ChannelLost(f"The connection to {self.peer} was lost: {reason}.")
         lost.__cause__ = self._lost
         return lost
 

@@ -4,6 +4,8 @@ asyncio's transport decides when octets leave, so ``send`` lets it hold no more 
 gone; where it raises, what the transport still holds is thrown away at once, or ``untaken`` would not stay true.
 """
 
+# ruff: noqa: D102 - the methods are those of Stream, which says what they do
+
 import asyncio
 import os
 import sys
@@ -93,7 +95,7 @@ class AsyncioStream(asyncio.BufferedProtocol):
         self._wake()
 
     def eof_received(self) -> bool:
-        self._ended = True
+        self._ended = self._lost is None
         self._wake()
         return True  # what is still to be said may be said
 
@@ -105,11 +107,11 @@ class AsyncioStream(asyncio.BufferedProtocol):
         self._wake()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self._lost is None:
+            self._lose(exc)
         self._look()  # the peer's last words, before the transport closes the socket
         self._fd = -1
         self._transport = None
-        if self._lost is None:
-            self._lose(exc)
         self._stop_timer()
         self._wake()
 
@@ -192,7 +194,8 @@ class AsyncioStream(asyncio.BufferedProtocol):
         self._given += size
         transport.write(piece)
         if self._paused or transport.is_closing():
-            held = transport.get_write_buffer_size() or size
+            # What broke in write() itself was not taken at all; of what is held, more than one octet may go yet.
+            untaken = 1 if self._paused else size
             try:
                 # A connection that broke in write() is told to be lost in the loop's next turn.
                 while (self._paused or transport.is_closing()) and self._lost is None:
@@ -204,8 +207,7 @@ class AsyncioStream(asyncio.BufferedProtocol):
                 self.abort()
                 raise
             if self._lost is not None:
-                # Lost while it held something, or in write() itself: the last octet was not taken.
-                self.untaken = rest + held
+                self.untaken = rest + untaken
                 raise self._loss()
         self.untaken = rest
 
@@ -274,13 +276,13 @@ class AsyncioStream(asyncio.BufferedProtocol):
             return
         if octets:
             self._take_in(octets)
-        else:
+        elif self._lost is None:  # a reset is told once; what follows it looks like an end
             self._ended = True
 
     def _take_in(self, octets: bytes) -> None:
         self._pieces.append(octets)
         self._unread += len(octets)
-        if self._unread > UNREAD and not self._full and self._transport is not None:
+        if self._unread > UNREAD and not self._full and self._lost is None and self._transport is not None:
             self._full = True
             self._transport.pause_reading()
 
@@ -289,9 +291,9 @@ class AsyncioStream(asyncio.BufferedProtocol):
         octets = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         pieces.clear()
         self._unread = 0
-        if self._full and self._transport is not None:
+        if self._full:
             self._full = False
-            if not self._ended and not self._transport.is_closing():
+            if self._transport is not None and not self._ended and not self._transport.is_closing():
                 self._transport.resume_reading()
         return octets
 

@@ -1,5 +1,7 @@
 """The stream of those who block: its coroutines never suspend, so ``coroutine.send(None)`` runs them to their end."""
 
+# ruff: noqa: D102 - the methods are those of Stream, which says what they do
+
 import math
 import select
 import socket
@@ -28,7 +30,7 @@ class BlockingStream(SocketStream):
     async def sleep_until(self, when: float) -> None:
         left = when - time.monotonic()
         if left > 0:
-            time.sleep(left)
+            time.sleep(left)  # noqa: ASYNC251 - the caller blocks anyway
 
 
 def wait_for(waiting: socket.socket, *, reading: bool, writing: bool, deadline: float | None) -> bool:

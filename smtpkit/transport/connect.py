@@ -105,7 +105,7 @@ async def connect_blocking(target: Target, deadline: float | None) -> "BlockingS
         async def pause(limit: float | None = limit) -> None:
             if limit is not None and time.monotonic() >= limit:
                 raise OSError(errno.ETIMEDOUT, "no answer in its share of the time")
-            time.sleep(BACKLOG_PAUSE)
+            time.sleep(BACKLOG_PAUSE)  # noqa: ASYNC251 - the caller blocks anyway
 
         try:
             connected = await _attempt(address, target, writable, pause)
@@ -127,6 +127,16 @@ async def run_in_worker(function: Callable[[], T]) -> T:
 async def run_inline(function: Callable[[], T]) -> T:
     """Run something that blocks where the caller blocks anyway."""
     return function()
+
+
+def current_loop() -> object:
+    """What stands for the running event loop, to be compared by identity: asyncio's loop, or trio's token."""
+    loop = _asyncio_loop()
+    if loop is None:
+        import trio
+
+        return trio.lowlevel.current_trio_token()
+    return loop
 
 
 def ascii_host(host: str) -> str:

@@ -1,9 +1,12 @@
 """A stream on a non-blocking socket, written once; how it waits is all that a world adds."""
 
+# ruff: noqa: D102 - the methods are those of Stream, which says what they do
+
 import socket
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TypeVar
 
 from smtpkit.errors import ChannelLost, UsageError
@@ -69,7 +72,7 @@ class SocketStream(ABC):
                     self._take_in()
                 except OSError as error:
                     self._take_in()  # the peer's last words
-                    self._lost = self._lost or error
+                    self._lost = error
         finally:
             self._leave()
 
@@ -101,10 +104,8 @@ class SocketStream(ABC):
         if not self._busy:
             self._socket.close()
             return
-        try:
+        with suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)  # wakes the user, who closes it: a descriptor in use is not closed
-        except OSError:
-            pass
 
     async def aclose(self) -> None:
         self.abort()

@@ -1,0 +1,76 @@
+"""A session over a stream in memory, with the scripted server at its other end: whole dialogues in microseconds."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from smtpkit.errors import Outcome
+from smtpkit.observers import Observers
+from smtpkit.options import OptionKeywords, Options
+from smtpkit.protocol.envelope import Envelope
+from smtpkit.protocol.mail_data import MailData
+from smtpkit.session import Session, World
+from smtpkit.testing import Dialogue, Received, Script
+from smtpkit.transport.connect import run_inline
+from tests.streams import MemoryStream, run
+
+MAIL = b"From: ann@example.com\r\nSubject: doubt\r\n\r\n.one\r\ntwo\r\n"
+RECIPIENTS = ("bob@example.com", "cy@example.com")
+
+
+@dataclass(frozen=True)
+class Mail:
+    """What a session asks of a prepared mail."""
+
+    envelope: Envelope
+    mail_data: MailData
+    message_id: str | None = None
+
+
+def mail(octets: bytes = MAIL, recipients: tuple[str, ...] = RECIPIENTS, *, required: bool = False) -> Any:
+    """A mail from Ann."""
+    return Mail(Envelope.of("ann@example.com", recipients, required=required), MailData.of(octets))
+
+
+class Talk:
+    """A session with a scripted server in memory; ``stream`` and ``received`` are there to look at."""
+
+    def __init__(self, script: Script, options: OptionKeywords | None = None, **stream: Any) -> None:
+        self.dialogue = Dialogue(script)
+        self.stream = MemoryStream(self.dialogue, **stream)
+        self.events: list[Any] = []
+        url = "lmtp://127.0.0.1:24" if script.lmtp else "smtp://127.0.0.1:25"
+        chosen: OptionKeywords = {"hello": "client.example", "tls": "none"}
+        self.options = Options.of(url, **(chosen | (options or {})))
+        self.observers = Observers()
+        self.session = Session(self.options, 1, self.observers)
+
+    @property
+    def received(self) -> list[Received]:
+        return self.dialogue.received
+
+    def open(self) -> Session:
+        async def connect(target: object, deadline: float | None) -> MemoryStream:
+            return self.stream
+
+        world = World(connect, run_inline, lambda: self.stream.clock)
+        return run(self.session.open(world, None, set()))
+
+    def send(self, item: Any = None) -> Outcome:
+        return run(self.session.send(item or mail(), None, None))[0]
+
+
+def tried(script: Script, options: OptionKeywords | None = None, **stream: Any) -> tuple[Talk, Outcome | None]:
+    """Open and send once; the outcome is None where the session did not come to be."""
+    talk = Talk(script, options, **stream)
+    try:
+        talk.open()
+    except Exception as error:
+        assert type(error).__module__ == "smtpkit.errors", repr(error)
+        return talk, None
+    return talk, talk.send()
+
+
+Clock = Callable[[], float]
+monotonic: Clock = time.monotonic

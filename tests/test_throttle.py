@@ -1,0 +1,100 @@
+"""The throttle: the mean, the worst second, and what an idle period is worth, all with passed-in times."""
+
+from bisect import bisect_left
+from collections.abc import Callable
+from random import Random
+
+import pytest
+
+from smtpkit.throttle import Throttle
+
+Jitter = Callable[[Random], float]
+Written = list[tuple[float, int]]
+
+JITTERS: dict[str, Jitter] = {
+    "exact": lambda random: 0.0,
+    "usual": lambda random: random.uniform(0, 0.002),
+    "coarse": lambda random: random.choice((0.0001, 0.001, 0.005, 0.015)),  # 15 ms: a Windows tick
+}
+
+
+def write(throttle: Throttle, now: float, octets: int, jitter: Jitter, random: Random) -> tuple[float, Written]:
+    """Write a mail as a channel does; sleeps are late by ``jitter``. Returns the time it ended and what was written."""
+    written = []
+    while octets:
+        piece = min(octets, throttle.piece)
+        when = throttle.take(piece, now)
+        if when > now:
+            now = when + jitter(random)
+        written.append((now, piece))
+        octets -= piece
+    return now, written
+
+
+def worst_second(written: Written) -> int:
+    """The most octets written in any one second."""
+    times = [time for time, _ in written]
+    sums = [0]
+    for _, octets in written:
+        sums.append(sums[-1] + octets)
+    return max(sums[bisect_left(times, time + 1)] - sums[index] for index, time in enumerate(times))
+
+
+@pytest.mark.parametrize("jitter", JITTERS.values(), ids=JITTERS)
+@pytest.mark.parametrize("rate", [100_000, 1_000_000, 10_000_000])
+def test_mean_and_worst_second(rate: int, jitter: Jitter) -> None:
+    """Over ten seconds the mean is within 0.1 % of the rate, and no second sees more than 1.03 times the rate."""
+    throttle = Throttle(rate, 5.0)
+    ended, written = write(throttle, 5.0, rate * 10, jitter, Random(1))
+    ended = throttle.take(0, ended)  # the last piece, too, takes its time
+    assert ended - 5.0 == pytest.approx(10, rel=0.001, abs=0)
+    assert worst_second(written) <= rate * 1.03
+
+
+@pytest.mark.parametrize("rate", [100_000, 1_000_000, 10_000_000])
+def test_one_schedule_for_many_mails(rate: int) -> None:
+    """Mails of any size, back to back or with pauses, keep to the rate together; the pauses save nothing."""
+    random = Random(2)
+    throttle, now = Throttle(rate, 0.0), 0.0
+    written: Written = []
+    for _ in range(300):
+        now, more = write(throttle, now, random.randrange(1, rate // 5), JITTERS["usual"], random)
+        written += more
+        now += random.choice((0.0, 0.0, 0.004, 0.3))
+    assert worst_second(written) <= rate * 1.03
+
+
+@pytest.mark.parametrize("jitter", [lambda random: random.uniform(0, 0.2), lambda random: random.choice((0.0, 0.6))])
+def test_a_stalling_caller_makes_no_burst(jitter: Jitter) -> None:
+    """Sleeps that are late by far lose their time: the mean is lower, and the worst second stays within 1.03."""
+    _, written = write(Throttle(1_000_000, 0.0), 0.0, 5_000_000, jitter, Random(3))
+    assert worst_second(written) <= 1_030_000
+
+
+def test_an_idle_period_saves_nothing() -> None:
+    """After an hour of silence the schedule starts anew: what may be caught up is 15 ms, as after any other sleep."""
+    throttle = Throttle(1_000_000, 0.0)
+    assert throttle.take(1000, 3600.0) == pytest.approx(3599.985)
+    later = [throttle.take(7500, 3600.0) for _ in range(4)]
+    assert later == pytest.approx([3599.986, 3599.9935, 3600.001, 3600.0085])
+
+
+def test_the_first_piece_goes_at_once() -> None:
+    """The sleep stands before the write, so a small mail on a fresh schedule does not wait, and its reply neither."""
+    throttle = Throttle(1000.0, 7.0)
+    assert throttle.take(512, 7.0) == 7.0
+    assert throttle.take(512, 7.0) == pytest.approx(7.512)
+
+
+def test_senders_share_one_schedule() -> None:
+    """Two senders that ask in turn get their places one behind the other."""
+    throttle = Throttle(1000.0, 0.0)
+    assert [throttle.take(500, 0.0) for _ in range(4)] == pytest.approx([0.0, 0.5, 1.0, 1.5])
+
+
+@pytest.mark.parametrize(
+    ("rate", "piece"), [(0.5, 512), (10_000, 512), (100_000, 750), (1e6, 7500), (1e7, 75_000), (1e9, 262_144)]
+)
+def test_piece(rate: float, piece: int) -> None:
+    """A piece is 7.5 ms worth of octets, between 512 and 256 Ki."""
+    assert Throttle(rate, 0.0).piece == piece

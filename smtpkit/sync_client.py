@@ -48,9 +48,9 @@ class SyncClient:
     """
 
     def __init__(self, url: str | None = None, **options: Unpack[OptionKeywords]) -> None:
-        self.options = Options.of(url, **options)
-        if self.options.connections > 1:
+        if options.get("connections", 1) != 1:
             raise UsageError("connections: a SyncClient has one session; use Client for more")
+        self.options = Options.of(url, **{**options, "connections": 1})
         self._observers = Observers()
         self._lock = threading.Lock()
         self._turn: int | None = None  # the thread whose turn it is

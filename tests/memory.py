@@ -1,7 +1,5 @@
 """A session over a stream in memory, with the scripted server at its other end: whole dialogues in microseconds."""
 
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +16,19 @@ from tests.streams import MemoryStream, run
 MAIL = b"From: ann@example.com\r\nSubject: doubt\r\n\r\n.one\r\ntwo\r\n"
 RECIPIENTS = ("bob@example.com", "cy@example.com")
 
+# The ways a mail can go, for sweeps over all their octets.
+FORMS: dict[str, tuple[Script, OptionKeywords]] = {
+    "data": (Script(), {}),
+    "data, lock-step": (Script(extensions=("8BITMIME",)), {}),
+    "data, one refused": (Script(replies={"RCPT:cy@example.com": "550 5.1.1 no"}), {}),
+    "data, refused": (Script(replies={"END": "554 5.7.1 spam"}), {}),
+    "bdat": (Script(), {"chunking": "always"}),
+    "bdat, lock-step": (Script(extensions=("CHUNKING",)), {"chunking": "always"}),
+    "lmtp": (Script(lmtp=True), {}),
+    "lmtp, one refused": (Script(lmtp=True, replies={"END:cy@example.com": "452 4.2.2 full"}), {}),
+    "lmtp, bdat": (Script(lmtp=True), {"chunking": "always"}),
+}
+
 
 @dataclass(frozen=True)
 class Mail:
@@ -28,9 +39,9 @@ class Mail:
     message_id: str | None = None
 
 
-def mail(octets: bytes = MAIL, recipients: tuple[str, ...] = RECIPIENTS, *, required: bool = False) -> Any:
+def mail(octets: bytes = MAIL, recipients: tuple[str, ...] = RECIPIENTS, *, sender: str = "ann@example.com") -> Any:
     """A mail from Ann."""
-    return Mail(Envelope.of("ann@example.com", recipients, required=required), MailData.of(octets))
+    return Mail(Envelope.of(sender, recipients), MailData.of(octets))
 
 
 class Talk:
@@ -71,6 +82,3 @@ def tried(script: Script, options: OptionKeywords | None = None, **stream: Any) 
         return talk, None
     return talk, talk.send()
 
-
-Clock = Callable[[], float]
-monotonic: Clock = time.monotonic

@@ -88,7 +88,11 @@ class MemoryStream:
     async def receive(self) -> bytes:
         octets = self.at_hand()
         while octets is None:
-            if self._is_cut() or not self._arriving or (self.deadline is not None and self._arriving[0][0] > self.deadline):
+            if (
+                self._is_cut()
+                or not self._arriving
+                or (self.deadline is not None and self._arriving[0][0] > self.deadline)
+            ):
                 self._out_of_time()
             self.clock = self._arriving[0][0]
             octets = self.at_hand()

@@ -5,22 +5,7 @@ from typing import Literal
 import pytest
 
 from smtpkit.errors import InDoubt, Outcome
-from smtpkit.options import OptionKeywords
-from smtpkit.testing import Script
-from tests.memory import MAIL, Talk, tried
-
-FORMS: dict[str, tuple[Script, OptionKeywords]] = {
-    "data": (Script(), {}),
-    "data, lock-step": (Script(extensions=("8BITMIME",)), {}),
-    "data, one refused": (Script(replies={"RCPT:cy@example.com": "550 5.1.1 no"}), {}),
-    "data, refused": (Script(replies={"END": "554 5.7.1 spam"}), {}),
-    "bdat": (Script(), {"chunking": "always"}),
-    "bdat, lock-step": (Script(extensions=("CHUNKING",)), {"chunking": "always"}),
-    "lmtp": (Script(lmtp=True), {}),
-    "lmtp, one refused": (Script(lmtp=True, replies={"END:cy@example.com": "452 4.2.2 full"}), {}),
-    "lmtp, bdat": (Script(lmtp=True), {"chunking": "always"}),
-}
-
+from tests.memory import FORMS, MAIL, Talk, tried
 
 def judge(talk: Talk, outcome: Outcome | None, *, said_all: bool) -> None:
     """Hold a verdict against the record: what was received is accepted or in doubt, and no more than that."""

@@ -91,8 +91,10 @@ class AsyncioStream(asyncio.BufferedProtocol):
         return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        self._take_in(bytes(self._buffer[:nbytes]))
-        self._wake()
+        self._take_in(self._buffer[:nbytes].tobytes())
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(False)
 
     def eof_received(self) -> bool:
         self._ended = self._lost is None
@@ -190,26 +192,30 @@ class AsyncioStream(asyncio.BufferedProtocol):
         if self._lost is not None or transport is None:
             raise self._loss()
         size = len(piece)
-        rest = self.untaken - size
         self._given += size
         transport.write(piece)
         if self._paused or transport.is_closing():
-            # What broke in write() itself was not taken at all; of what is held, more than one octet may go yet.
-            untaken = 1 if self._paused else size
-            try:
-                # A connection that broke in write() is told to be lost in the loop's next turn.
-                while (self._paused or transport.is_closing()) and self._lost is None:
-                    await self._wait()
-            except BaseException:
-                # What the transport still holds would leave after the caller was told that it had not.
-                self.untaken = rest + (transport.get_write_buffer_size() if self._paused else 0)
-                self._look()
-                self.abort()
-                raise
-            if self._lost is not None:
-                self.untaken = rest + untaken
-                raise self._loss()
-        self.untaken = rest
+            await self._written(transport, size)
+        self.untaken -= size
+
+    async def _written(self, transport: asyncio.Transport, size: int) -> None:
+        """Wait until the transport holds nothing of the piece of this size."""
+        rest = self.untaken - size
+        # What broke in write() itself was not taken at all; of what is held, more than one octet may go yet.
+        untaken = 1 if self._paused else size
+        try:
+            # A connection that broke in write() is told to be lost in the loop's next turn.
+            while (self._paused or transport.is_closing()) and self._lost is None:
+                await self._wait()
+        except BaseException:
+            # What the transport still holds would leave after the caller was told that it had not.
+            self.untaken = rest + (transport.get_write_buffer_size() if self._paused else 0)
+            self._look()
+            self.abort()
+            raise
+        if self._lost is not None:
+            self.untaken = rest + untaken
+            raise self._loss()
 
     async def _wait(self) -> None:
         """Return when something has happened; TimeoutError at the deadline."""
@@ -256,11 +262,15 @@ class AsyncioStream(asyncio.BufferedProtocol):
     def _check_user(self) -> None:
         if self._waiter is not None:
             raise UsageError(f"busy: another task is using the stream to {self.peer}")
-        if _running_loop() is not self._loop:
-            raise UsageError(
-                f"The stream to {self.peer} belongs to the event loop that opened it, which is not the running one; "
-                "use one client per event loop."
-            )
+        try:
+            if asyncio.get_running_loop() is self._loop:
+                return
+        except RuntimeError:
+            pass
+        raise UsageError(
+            f"The stream to {self.peer} belongs to the event loop that opened it, which is not the running one; "
+            "use one client per event loop."
+        )
 
     def _look(self) -> None:
         """Take in what the kernel has, without waiting for the loop's turn."""

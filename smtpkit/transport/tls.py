@@ -53,6 +53,8 @@ async def secure(stream: Stream, context: ssl.SSLContext, server_name: str | Non
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     peer = server_name or stream.peer
     name = None if server_name is None else ascii_host(server_name)
+    if name is None and context.check_hostname:
+        raise TLSError(f"TLS with {peer} cannot begin: the context checks host names, and there is none to check.")
     try:
         tls = context.wrap_bio(incoming, outgoing, server_hostname=name)
     except ValueError as error:
@@ -122,6 +124,7 @@ class SecureStream:
     async def handshake(self) -> None:
         """Raises ssl.SSLError, ChannelLost, TimeoutError."""
         await self._pump(self._tls.do_handshake)
+        await self.flush()
 
     async def flush(self) -> None:
         """Send what TLS has to say for itself."""
@@ -184,6 +187,7 @@ class SecureStream:
         await self._stream.aclose()
 
     async def _send_piece(self, piece: memoryview) -> None:
+        await self.flush()
         try:
             await self._pump(lambda: self._tls.write(piece))
         except ssl.SSLError as error:
@@ -194,9 +198,8 @@ class SecureStream:
             await self._stream.send(records)
         except BaseException:
             if self._stream.untaken:
-                # The last record is cut; of those before it, no more have left whole than the octets suffice for.
-                whole = min((len(records) - self._stream.untaken) // RECORD, (len(piece) - 1) // RECORD)
-                self.untaken -= whole * RECORD
+                # The last record is cut, and all before it are full ones.
+                self.untaken -= RECORD * _whole_records(records, len(records) - self._stream.untaken)
             else:
                 self.untaken = rest
             raise
@@ -244,6 +247,15 @@ class SecureStream:
 
     def _loss(self, error: ssl.SSLError) -> ChannelLost:
         return ChannelLost(f"TLS with {self.peer} failed: {_reason(error)}.")
+
+
+def _whole_records(records: bytes, taken: int) -> int:
+    """How many of these records the first ``taken`` octets hold whole (RFC 8446 section 5.1)."""
+    count = end = 0
+    while end + 5 <= taken:
+        end += 5 + int.from_bytes(records[end + 3 : end + 5])
+        count += end <= taken
+    return count
 
 
 def _explanation(error: ssl.SSLError, peer: str) -> str:

@@ -1,0 +1,193 @@
+"""Header fields: written so that no text can end one, and read from raw octets without changing the others.
+
+Rules: a field is written in ASCII, by encoded words where its text is not (RFC 2047), but for addresses that need
+SMTPUTF8. Whatever wrote a header, ``check_header`` looks at the octets last. Reading, a line ends in CRLF, LF or CR
+alike, since that is what the mending of line ends makes of them, and the header ends before the first empty line.
+"""
+
+import binascii
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from smtpkit.errors import InvalidMail
+from smtpkit.message.address import UNSAFE, Mailbox
+
+LONGEST_LINE = 998  # octets without CRLF (RFC 5322 section 2.1.1)
+LONGEST_HEADER = 1_048_576  # octets
+NEVER_SENT = ("bcc", "resent-bcc")
+
+_FOLD_AT = 78
+_LONGEST_PIECE = 900  # characters that cannot be folded; what is longer is encoded, since encoded words can be
+_NAME = re.compile(r"[!-9;-~]{1,76}\Z")
+_PLAIN_PHRASE = re.compile(r"[A-Za-z0-9!#$%&'*+\-/=?^_`{|}~]+(?: [A-Za-z0-9!#$%&'*+\-/=?^_`{|}~]+)*\Z")
+_PIECE = re.compile(r"[ \t]*[^ \t]+")
+_FIELD = re.compile(rb"([!-9;-~]+)[ \t]*:")
+_START = re.compile(rb"(?:>?From |[!-9;-~]{1,998}[ \t]*:)")  # mailboxes in mbox format put their own line first
+_BLANK_LINE = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?=[\r\n])")
+_FOLD = re.compile(r"(?:\r\n|\r|\n)")
+
+
+def field(name: str, value: str | Iterable[Mailbox]) -> bytes:
+    """One field, encoded and folded, with its CRLF. ``value`` is text, or mailboxes for a field that holds addresses.
+
+    Text is taken as it is read: what looks like an encoded word is encoded again. Raises InvalidMail, which names the
+    field, for controls (but TAB), lone surrogates, and a name that is none (RFC 5322 section 2.2).
+    """
+    if not _NAME.match(name):
+        raise InvalidMail(f"header field name {name!r}: 1 to 76 printable ASCII characters without blank and colon")
+    if isinstance(value, str):
+        if UNSAFE.search(value):
+            raise InvalidMail(f"{name} {value[:120]!r}: it holds a line end, another control or a lone surrogate; remove it")
+        pieces = _text_pieces(value)
+    else:
+        pieces = [piece for mailbox in value for piece in _mailbox_pieces(mailbox)]
+        pieces[-1:] = [piece.removesuffix(",") for piece in pieces[-1:]]
+    line = f"{name}:"
+    lines = []
+    for piece in pieces:
+        if len(line) + len(piece) > _FOLD_AT and line != f"{name}:":
+            lines.append(line)
+            line = ""
+        line += piece
+    block = "".join(f"{each}\r\n" for each in (*lines, line)).encode()
+    check_header(block, [name])
+    return block
+
+
+def check_header(block: bytes, names: Iterable[str]) -> None:
+    """The last gate: raises InvalidMail unless ``block`` holds exactly the fields named, each as often as named.
+
+    Each line is the start of a field, or folded; at most 998 octets; without NUL, other controls but TAB, or a CR or LF
+    that does not end a line.
+    """
+    found = Counter[str]()
+    lines = block.split(b"\r\n")
+    if lines.pop():
+        raise InvalidMail("header: its last line is not ended")
+    for line in lines:
+        if len(line) > LONGEST_LINE:
+            raise InvalidMail(f"header: the line {line[:40]!r}… is longer than {LONGEST_LINE} octets")
+        if re.search(rb"[\x00-\x08\x0a-\x1f\x7f]", line):
+            raise InvalidMail(f"header: the line {line[:120]!r} holds a control character")
+        start = _FIELD.match(line)
+        if start is not None:
+            found[start[1].decode().lower()] += 1
+        elif line[:1] not in {b" ", b"\t"} or not found:
+            raise InvalidMail(f"header: the line {line[:120]!r} is neither a field nor a part of one")
+    meant = Counter(name.lower() for name in names)
+    if found != meant:
+        odd = ", ".join(sorted((found - meant) | (meant - found)))
+        raise InvalidMail(f"header: its fields are not those that were meant ({odd}); a value holds a line end")
+
+
+def split_header(octets: bytes) -> tuple[bytes, bytes]:
+    """The header, with the end of its last line, and the rest, which begins with the empty line.
+
+    Octets that do not begin with a field are a mail without a header.
+    """
+    end = header_end(octets, at_end=True)
+    assert end is not None
+    return octets[:end], octets[end:]
+
+
+def header_end(octets: bytes, *, at_end: bool = False) -> int | None:
+    """Where the header ends in the octets so far, or None if more must be read to know it; ``at_end``: none follow."""
+    if not _START.match(octets):
+        decided = at_end or len(octets) > LONGEST_LINE + 2 or re.search(rb"[\r\n]", octets)
+        return 0 if decided else None
+    found = _BLANK_LINE.search(octets)
+    if found is not None:
+        return found.end()
+    return len(octets) if at_end else None
+
+
+def without(header: bytes, names: Sequence[str] = NEVER_SENT) -> bytes:
+    """The header without the fields named (in lower case) and their folded lines; every other octet stays."""
+    kept = []
+    dropping = False
+    for line in header.splitlines(keepends=True):
+        if line[:1] not in {b" ", b"\t"}:
+            start = _FIELD.match(line)
+            dropping = start is not None and start[1].decode().lower() in names
+        if not dropping:
+            kept.append(line)
+    return b"".join(kept)
+
+
+def fields(header: bytes) -> list[tuple[str, str]]:
+    """Name in lower case and text, unfolded, of each field; octets that are not UTF-8 are replaced."""
+    found: list[tuple[str, list[bytes]]] = []
+    for line in header.splitlines():
+        start = _FIELD.match(line)
+        if line[:1] in {b" ", b"\t"}:
+            if found:
+                found[-1][1].append(line)
+        elif start is not None:
+            found.append((start[1].decode().lower(), [line[start.end() :]]))
+    return [(name, b"".join(lines).decode("utf-8", "replace").strip(" \t")) for name, lines in found]
+
+
+def unfold(text: str) -> str:
+    """Header text as it was before it was folded (RFC 5322 section 2.2.3); any other line end stays, to be refused."""
+    return re.sub(r"\r?\n(?=[ \t])", "", text)
+
+
+def _text_pieces(text: str) -> list[str]:
+    """Text in pieces between which a line may be folded."""
+    pieces = _PIECE.findall(f" {text}")
+    plain = text.isascii() and "=?" not in text and text == text.strip(" \t")
+    if plain and all(len(piece) <= _LONGEST_PIECE for piece in pieces):
+        return pieces
+    return _encoded_words(text)
+
+
+def _mailbox_pieces(mailbox: Mailbox) -> list[str]:
+    """A mailbox and the comma after it, in pieces. The address is never encoded."""
+    name = mailbox.display_name
+    if not name:
+        return [f" {mailbox.address},"]
+    if UNSAFE.search(name):
+        raise InvalidMail(f"display name {name[:120]!r}: it holds a control character or a lone surrogate; remove it")
+    if not name.isascii() or "=?" in name or len(name) > _FOLD_AT - 20:
+        phrase = _encoded_words(name)
+    elif _PLAIN_PHRASE.match(name):
+        phrase = [f" {name}"]
+    else:
+        escaped = re.sub(r'(["\\])', r"\\\1", name)
+        phrase = [f' "{escaped}"']
+    return [*phrase, f" <{mailbox.address}>,"]
+
+
+def _encoded_words(text: str) -> list[str]:
+    """Text as encoded words of at most 75 characters in UTF-8, none of which cuts a character (RFC 2047 section 5).
+
+    Q where most is ASCII, and then only with the characters that may stand in a phrase too; else B.
+    """
+    octets = [character.encode() for character in text]
+    readable = sum(len(each) == 1 for each in octets) * 3 > len(octets) * 2
+    longest = 63 if readable else 45  # 12 characters are the frame; 60 characters of base64 carry 45 octets
+    words: list[list[str | bytes]] = [[]]
+    size = 0
+    for each in octets:
+        part = _q(each) if readable else each
+        if size + len(part) > longest:
+            words.append([])
+            size = 0
+        words[-1].append(part)
+        size += len(part)
+    if readable:
+        return [f" =?utf-8?q?{''.join(map(str, word))}?=" for word in words]
+    return [
+        f" =?utf-8?b?{binascii.b2a_base64(b''.join(map(bytes, word)), newline=False).decode()}?="  # type: ignore[arg-type]  # all are bytes here
+        for word in words
+    ]
+
+
+def _q(octets: bytes) -> str:
+    """The octets of one character in the Q encoding."""
+    if octets == b" ":
+        return "_"
+    if octets.isalnum() or octets in {b"!", b"*", b"+", b"-", b"/"}:
+        return octets.decode()
+    return "".join(f"={octet:02X}" for octet in octets)

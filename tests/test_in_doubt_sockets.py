@@ -1,0 +1,96 @@
+"""The same sweeps over real sockets: a connection for each octet at which the server ends, resets or falls silent."""
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import anyio
+import pytest
+
+from smtpkit.errors import InDoubt, Outcome, SMTPError
+from smtpkit.observers import Observers
+from smtpkit.options import OptionKeywords, Options
+from smtpkit.session import Session, World
+from smtpkit.sync_client import drive
+from smtpkit.testing import Fault, Server
+from smtpkit.transport.connect import connect, connect_blocking, run_in_worker, run_inline
+from tests.memory import FORMS, mail, tried
+
+Attempt = tuple[str, Outcome | None]
+AT_ONCE = 96
+
+
+async def attempt(world: World, url: str, options: OptionKeywords, sender: str) -> Attempt:
+    """One session, one mail; the sender tells it from the others."""
+    limits: OptionKeywords = {"hello": "client.example", "tls": "none", "timeout": 0.3, "final": 0.3, "connect": 0.3}
+    session = Session(Options.of(url, **(limits | options)), 1, Observers())
+    try:
+        await session.open(world, None, set())
+    except SMTPError:
+        return sender, None
+    outcome, _ = await session.send(mail(sender=sender), None, None)
+    await session.close()
+    return sender, outcome
+
+
+def blocking(url: str, options: OptionKeywords, senders: list[str]) -> list[Attempt]:
+    """All attempts by blocking streams, each in a thread."""
+    world = World(connect_blocking, run_inline, time.monotonic)
+    with ThreadPoolExecutor(AT_ONCE) as threads:
+        return list(threads.map(lambda sender: drive(attempt(world, url, options, sender)), senders))
+
+
+def in_loop(backend: str) -> Callable[[str, OptionKeywords, list[str]], list[Attempt]]:
+    """All attempts in an event loop."""
+
+    def run(url: str, options: OptionKeywords, senders: list[str]) -> list[Attempt]:
+        async def main() -> list[Attempt]:
+            attempts: list[Attempt] = []
+            limiter = anyio.CapacityLimiter(AT_ONCE)
+
+            async def one(sender: str) -> None:
+                async with limiter:
+                    attempts.append(await attempt(world, url, options, sender))
+
+            async with anyio.create_task_group() as tasks:
+                for sender in senders:
+                    tasks.start_soon(one, sender)
+            return attempts
+
+        world = World(connect, run_in_worker, time.monotonic)
+        return anyio.run(main, backend=backend)
+
+    return run
+
+
+STREAMS = {"asyncio": in_loop("asyncio"), "trio": in_loop("trio"), "blocking": blocking}
+
+
+@pytest.mark.parametrize("fault", ["close", "reset", "stall"])
+@pytest.mark.parametrize("where", ["after", "before"])
+@pytest.mark.parametrize("form", ["data", "bdat", "lmtp"])
+@pytest.mark.parametrize("stream", STREAMS)
+def test_fault_at_every_octet(stream: str, form: str, where: str, fault: str) -> None:
+    """After each octet that the server says or hears: no verdict contradicts what the server has recorded."""
+    script, options = FORMS[form]
+    talk, _ = tried(script, options)
+    octets = range(talk.stream.received if where == "after" else len(talk.stream.sent))
+    scripts = [replace(script, faults=(Fault(fault, **{where: octet}),)) for octet in octets]
+    with Server(*scripts) as server:
+        attempts = STREAMS[stream](server.url, options, [f"ann{octet:04}@example.com" for octet in octets])
+    served: dict[str, set[str]] = {}
+    for received in server.received:
+        served.setdefault(received.reverse_path, set()).update(received.paths)
+    doubts = 0
+    for sender, outcome in attempts:
+        got = served.get(sender, set())
+        if outcome is None:
+            assert not got
+            continue
+        assert set(outcome.accepted) <= got <= {*outcome.accepted, *outcome.in_doubt}
+        assert isinstance(outcome.error, InDoubt) == bool(outcome.in_doubt)
+        doubts += bool(outcome.in_doubt)
+    assert len(attempts) == len(octets)
+    if where == "after":
+        assert doubts

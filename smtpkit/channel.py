@@ -94,7 +94,12 @@ class Channel:
     @property
     def idle(self) -> bool:
         """Is it at rest: in step, nothing received that was not asked for, the stream not ended?"""
-        return not self.broken and not self._reader.pending and self.stream.at_hand() is None
+        if self.broken or self._reader.pending:
+            return False
+        arrived = self.stream.at_hand()
+        if arrived:
+            self._reader.feed(arrived)  # kept: it may be a 421, and it stays not idle
+        return arrived is None
 
     async def perform(self, procedure: Procedure[T], item: object = None) -> T:
         """Start a procedure and finish it."""
@@ -148,6 +153,7 @@ class Channel:
             case TimeoutError():
                 self.abandon(TimedOut(f"the {self._limit} limit ran out", limit=self._limit))
             case MalformedReply():
+                self._reader = ReplyReader()  # what follows it is no verdict on anything
                 violation = ProtocolViolation(str(error))
                 violation.__cause__ = error
                 self.abandon(violation)
@@ -309,8 +315,11 @@ class Channel:
     def _last_reply(self, started: Started[Any]) -> Reply | None:
         try:
             return self._at_hand(started)
-        except (MalformedReply, RuntimeError):
-            return None
+        except MalformedReply:
+            self._reader = ReplyReader()
+        except RuntimeError:
+            pass
+        return None
 
     def _last_words(self) -> tuple[Reply, ...]:
         """The replies that arrived beyond those owed for what was spoken."""

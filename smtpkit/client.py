@@ -121,6 +121,7 @@ class Client:
 
     def events(self, buffer: int = 1024) -> "AbstractAsyncContextManager[Any]":
         """``async with client.events() as events: async for event in events``; leaving the block ends it."""
+        self._check_open()
         return self._observers.events(buffer)
 
     async def aclose(self) -> None:
@@ -194,10 +195,13 @@ class Client:
         session = Session(self.options, self._opened, self._observers)
         return await session.open(World(connect, run_in_worker, time.monotonic), until, self._seen_tls)
 
-    def _settle_in(self) -> None:
-        """Sessions live in one event loop; a client without sessions may move to another."""
+    def _check_open(self) -> None:
         if self._closed:
             raise UsageError("the client is closed; make a new one")
+
+    def _settle_in(self) -> None:
+        """Sessions live in one event loop; a client without sessions may move to another."""
+        self._check_open()
         from anyio.lowlevel import current_token
 
         home = current_token()

@@ -68,13 +68,13 @@ class SMTPError(Exception):
             self.outcome = outcome
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (type(self), self.args, self.__dict__)
+        # The state comes last, when the error itself is known: its outcome names it again.
+        return _rebuild, (type(self), self.args), self.__dict__
 
 
-def _rebuild(kind: type[SMTPError], args: tuple[Any, ...], state: dict[str, Any]) -> SMTPError:
+def _rebuild(kind: type[SMTPError], args: tuple[Any, ...]) -> SMTPError:
     error = kind.__new__(kind, *args)
     error.args = args
-    error.__dict__.update(state)
     return error
 
 

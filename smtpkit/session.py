@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from smtpkit.channel import Channel, Started
@@ -134,6 +135,7 @@ class Session:
         except BaseException as error:
             if stream is not None:
                 stream.abort()
+                self.abort(type(error).__name__)
             if isinstance(error, TimeoutError) and not isinstance(error, SMTPError):
                 raise TimedOut(f"{options.shown}: the {name} limit ran out", limit=name) from error
             raise
@@ -172,7 +174,8 @@ class Session:
 
         options = self.options
         verify = options.tls != "opportunistic"
-        context = options.ssl_context or tls.default_context(verify=verify)
+        # Loading the system's certificates takes some 20 ms.
+        context = options.ssl_context or await stream.run(partial(tls.default_context, verify=verify))
         secured = await tls.secure(stream, context, options.tls_name or options.host)
         self._lap(secured, "tls")
         self.tell(Secured, version=secured.version, cipher=secured.cipher, verified=secured.verified)

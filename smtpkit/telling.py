@@ -1,6 +1,7 @@
 """One telling of mail data: pieces with their line ends mended, taken from any kind of source as they are needed."""
 
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -8,6 +9,8 @@ from smtpkit.errors import InvalidMail, SMTPError
 from smtpkit.protocol.mail_data import LineEnds, MailData
 
 Runner = Callable[[Callable[[], Any]], Awaitable[Any]]
+
+_DRY = object()  # what a source that has ended gives
 
 
 class Telling:
@@ -25,6 +28,8 @@ class Telling:
             self._chunks: Iterator[bytes] | AsyncIterator[bytes] = (
                 aiter(source) if isinstance(source, AsyncIterable) else iter(source)
             )
+        except SMTPError:
+            raise
         except Exception as fault:
             raise _faulty(fault) from fault
         self._chunk: bytes | None = b""  # None when the source is dry
@@ -50,34 +55,41 @@ class Telling:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     async def aclose(self) -> None:
-        """Let go of the source; files are closed here when it is left before its end."""
+        """Let go of the source; files are closed here when it is left before its end.
+
+        Its faults are of no consequence then: it is left for a reason that they must not hide. One of them is that a
+        worker thread nobody waits for any more is still in it.
+        """
         close: Any = getattr(self._chunks, "aclose", None) or getattr(self._chunks, "close", None)
         if close is not None:
-            closing = close()
-            if closing is not None:
-                await closing
+            with suppress(Exception):
+                closing = close()
+                if closing is not None:
+                    await closing
 
     async def _take(self) -> None:
         """Take the next chunk that is not empty, or find the source dry."""
-        self._left = 0
-        try:
-            while True:
+        self._left, self._chunk = 0, b""
+        chunk: Any
+        while not self._chunk:
+            try:
                 if isinstance(self._chunks, AsyncIterator):
-                    chunk = await anext(self._chunks, None)
+                    chunk = await anext(self._chunks, _DRY)
                 elif self._run is not None:
-                    chunk = await self._run(partial(next, self._chunks, None))
+                    chunk = await self._run(partial(next, self._chunks, _DRY))
                 else:
-                    chunk = next(self._chunks, None)
-                if chunk is None or chunk:
-                    break
-        except Exception as fault:
-            raise _faulty(fault) from fault
-        if isinstance(chunk, str):
-            raise InvalidMail("mail data: the source gives str; it must give bytes")
-        self._chunk = bytes(chunk) if chunk is not None else None
+                    chunk = next(self._chunks, _DRY)
+            except SMTPError:
+                raise
+            except Exception as fault:
+                raise _faulty(fault) from fault
+            if chunk is _DRY:
+                self._chunk = None
+                return
+            if not isinstance(chunk, bytes | bytearray | memoryview):
+                raise InvalidMail(f"mail data: the source gives {type(chunk).__name__}; it must give bytes")
+            self._chunk = bytes(chunk)
 
 
-def _faulty(fault: Exception) -> SMTPError:
-    if isinstance(fault, SMTPError):
-        return fault
+def _faulty(fault: Exception) -> InvalidMail:
     return InvalidMail(f"mail data: its source failed ({type(fault).__name__}: {fault}); nothing was delivered")

@@ -12,7 +12,7 @@ with the dialogue that belongs to it and what came of it::
     verify TEXT, expand TEXT, noop, command TEXT, close
 
     C: a line the client says            octet for octet; octets it says besides, or too early, are a failure
-    C: ...                               anything, until the client closes
+    C: <anything>                        anything, until the client closes
     S: a line the server says            lines in a row are one segment
     S: <end>  S: <reset>  S: <silence>   the server's stream ends, breaks off, or a limit of the client runs out
     TLS                                  TLS begins; TLS <untrusted>: its certificate is not; TLS <broken off>
@@ -30,7 +30,6 @@ an endless row of x's in lines of 80 octets, and ``{1..9}`` makes a line of each
 """
 
 import re
-import select
 import socket
 import ssl
 import struct
@@ -39,6 +38,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Generator, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, Self, TypeVar
@@ -90,11 +90,16 @@ class Transcript:
 
     @classmethod
     def of(cls, name: str) -> Self:
-        """Read the file of this name. Raises ValueError for a line that is none of those above."""
+        """Read the file of this name."""
+        return cls.read((FOLDER / f"{name}.txt").read_text(encoding="utf-8"), f"{name}.txt")
+
+    @classmethod
+    def read(cls, whole: str, name: str) -> Self:
+        """Read a transcript. Raises ValueError for a line that is none of those above."""
         parts: list[Part] = []
-        number, told = 0, [0, 0]
-        for number, text in enumerate((FOLDER / f"{name}.txt").read_text(encoding="utf-8").splitlines(), 1):
-            where = f"{name}.txt:{number}: {text}"
+        told = [0, 0]
+        for number, text in enumerate(whole.splitlines(), 1):
+            where = f"{name}:{number}: {text}"
             mark, _, rest = text.partition(" ")
             if not text or mark == "#":
                 continue
@@ -109,7 +114,7 @@ class Transcript:
                 part.terms += _each(text.strip())
             elif mark == "=":
                 part.results.append(re.sub(r"\S*\{\d+\.\.\d+\}\S*", lambda row: ", ".join(_each(row[0])), rest))
-            elif mark == "TLS" or rest in {"<end>", "<reset>", "<silence>", "..."}:
+            elif mark == "TLS" or rest in {"<end>", "<reset>", "<silence>", "<anything>"}:
                 part.dialogue.append(Line(where, f"TLS {rest}".strip() if mark == "TLS" else rest))
             elif mark == "|":
                 part.mail += (_octets(line, told, 0) for line in _each(rest))
@@ -170,34 +175,24 @@ class Wish(NamedTuple):
 def follow(transcript: Transcript) -> Generator[Wish, bytes, None]:
     """The server's side of a transcript. Raises AssertionError for what the client should not have said."""
     for part in transcript.parts:
-        yield Wish("rest")
+        yield Wish("rest", f"the act {part.act}")
         dialogue = part.dialogue
         for index, line in enumerate(dialogue):
             if line.kind == "C":
                 yield from _expect(line)
-            elif line.kind == "...":
+            elif line.kind == "<anything>":
                 while (yield Wish("read", line.where)):
                     pass
             elif line.kind == "S":
                 if index == 0 or dialogue[index - 1].kind != "S":
-                    row = _row(dialogue[index:])
-                    after = dialogue[index + len(row) :]
-                    alone = not after or after[0].kind != "..."
-                    yield Wish("write", line.where, b"".join(each.octets for each in row), alone=alone)
+                    row = b"".join(each.octets for each in takewhile(lambda each: each.kind == "S", dialogue[index:]))
+                    alone = all(each.kind != "<anything>" for each in dialogue[index:])
+                    yield Wish("write", line.where, row, alone=alone)
             else:
                 yield Wish(line.kind, line.where)
-    yield Wish("rest")
+    yield Wish("rest", "the end of the transcript")
     while octets := (yield Wish("read", "the end of the transcript")):
-        raise AssertionError(f"after the end of the transcript the client said {octets!r}")
-
-
-def _row(dialogue: list[Line]) -> list[Line]:
-    row = []
-    for line in dialogue:
-        if line.kind != "S":
-            break
-        row.append(line)
-    return row
+        raise AssertionError(f"after the end of the transcript the client said {octets[:200]!r}")
 
 
 def _expect(line: Line) -> Generator[Wish, bytes, None]:
@@ -232,9 +227,9 @@ class MemoryPeer:
 
     # the server
 
-    def begin(self) -> None:
+    def begin(self, *, unasked: bool = False) -> None:
         """The next part begins."""
-        self._go_on(b"", at_rest=True)
+        self._go_on(b"", whole=unasked)
         if self.closed:
             self._end()
 
@@ -254,14 +249,14 @@ class MemoryPeer:
         if self.failure is not None:
             raise self.failure
 
-    def _go_on(self, octets: bytes, *, at_rest: bool = False) -> None:
+    def _go_on(self, octets: bytes, *, whole: bool = False) -> None:
         try:
             self._wish = self._server.send(octets)
             while self._wish.kind not in {"read", "rest"} and not self._wish.kind.startswith("TLS"):
                 if self._wish.kind == "write":
                     self._after = "nothing"
                     pieces = [self._wish.octets]
-                    if self._by_octet and not at_rest:
+                    if self._by_octet and not whole:
                         pieces = [bytes([octet]) for octet in self._wish.octets]
                     self._arrived.extend(pieces)
                 else:
@@ -296,9 +291,9 @@ class MemoryPeer:
         self.untaken = len(left)
         if self._after == "<reset>" and not self._arrived:
             raise ChannelLost("reset")
-        spoken = len(self._arrived)
+        heard = len(self._arrived)  # what was there to be heard before this was said
         while left:
-            if len(self._arrived) > spoken and self._wish.kind == "read" and "..." not in self._wish.where:
+            if len(self._arrived) > heard and self._wish.kind == "read" and "<anything>" not in self._wish.where:
                 raise self._fail(f"the client did not wait for what stands before this, and said {left[:200]!r}")
             if self._wish.kind != "read" and self._after == "<reset>":
                 break
@@ -354,7 +349,7 @@ class SocketPeer:
         self._server = follow(transcript)
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._listener.settimeout(PATIENCE)
-        if any(line.kind == "..." for part in transcript.parts for line in part.dialogue):
+        if any(line.kind == "<anything>" for part in transcript.parts for line in part.dialogue):
             self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)  # so that the client is held up
         self.port: int = self._listener.getsockname()[1]
         self._begun = self._rested = 0
@@ -373,7 +368,7 @@ class SocketPeer:
             self._turn.release()
         self._thread.join()
 
-    def begin(self) -> None:
+    def begin(self, *, unasked: bool = False) -> None:
         """The next part begins."""
         self._begun += 1
         self._turn.release()
@@ -406,9 +401,9 @@ class SocketPeer:
                 self._socket, _ = self._listener.accept()
             self._socket.settimeout(PATIENCE)
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            said = b""
+            wish = next(self._server)
             while True:
-                said = self._grant(self._server.send(said or None))  # type: ignore[arg-type]  # None starts it
+                wish = self._server.send(self._grant(wish))
         except StopIteration:
             pass
         except AssertionError as failure:
@@ -424,20 +419,24 @@ class SocketPeer:
             case "read":
                 return self._read(wish)
             case "write":
-                if wish.alone and not isinstance(self._socket, ssl.SSLSocket):
-                    readable = select.select([self._socket], [], [], 0)[0]
-                    if readable and (early := self._socket.recv(200, socket.MSG_PEEK)):
-                        raise AssertionError(f"{wish.where}\n  the client did not wait for this, and said {early!r}")
+                if wish.alone and (early := self._said()):
+                    raise AssertionError(f"{wish.where}\n  the client did not wait for this, and said {early!r}")
                 self._socket.sendall(wish.octets)
             case "rest":
                 self._rested += 1
-                self._turn.acquire()
+                while not self._turn.acquire(timeout=0.02):
+                    said = self._said()
+                    if said and not self._turn.acquire(blocking=False):
+                        raise AssertionError(f"before {wish.where}\n  the client said {said!r}")
+                    if said:
+                        break
             case "<end>":
                 self._socket.shutdown(socket.SHUT_WR)
             case "<reset>":
                 self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 self._socket.close()
             case "TLS <broken off>":
+                self._socket.recv(65_536)  # the handshake has begun
                 self._socket.shutdown(socket.SHUT_RDWR)
             case "TLS" | "TLS <untrusted>":
                 context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -445,6 +444,15 @@ class SocketPeer:
                 with suppress(OSError):
                     self._socket = context.wrap_socket(self._socket, server_side=True)
         return b""
+
+    def _said(self) -> bytes:
+        """What the client has said by now, left where it is; under TLS nobody knows."""
+        if isinstance(self._socket, ssl.SSLSocket) or self._socket.fileno() < 0:
+            return b""
+        try:
+            return self._socket.recv(200, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except OSError:
+            return b""
 
     def _read(self, wish: Wish) -> bytes:
         try:
@@ -479,7 +487,7 @@ async def play_in_memory(transcript: Transcript, *, by_octet: bool) -> None:
     """Play a transcript with no loop and no socket; never suspends."""
     peer = MemoryPeer(transcript, by_octet=by_octet)
 
-    async def connect(target: Target, deadline: float | None) -> Stream:
+    async def connect(target: Target, deadline: float) -> Stream:
         return peer
 
     await _play(transcript, peer, World(connect, run_inline, peer.now), PureSession, {})
@@ -494,7 +502,7 @@ async def play_over_socket(transcript: Transcript, world: World, pause: Callable
             keywords["ssl_context"] = ssl.create_default_context(cafile=str(CERTIFICATE))
     with SocketPeer(transcript, pause) as peer:
 
-        async def connect(target: Target, deadline: float | None) -> Stream:
+        async def connect(target: Target, deadline: float) -> Stream:
             return await world.connect(Target("127.0.0.1", peer.port), deadline)
 
         await _play(transcript, peer, world._replace(connect=connect), Session, keywords)
@@ -510,7 +518,7 @@ async def _play(
     session: Session | None = None
     try:
         for part in transcript.parts:
-            peer.begin()
+            peer.begin(unasked=part.act is None)
             found: list[str] = []
             try:
                 if part.act is None:

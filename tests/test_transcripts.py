@@ -6,6 +6,7 @@ import anyio
 import pytest
 
 import smtpkit.session
+import tests.player
 from smtpkit.session import World
 from smtpkit.sync_client import drive
 from smtpkit.transport.connect import connect, connect_blocking, run_in_worker, run_inline
@@ -77,3 +78,32 @@ async def test_over_trio(name: str) -> None:
 def test_over_blocking_socket(name: str) -> None:
     """The same over a real socket, in the caller's thread."""
     drive(play_over_socket(Transcript.of(name), World(connect_blocking, run_inline, time.monotonic), doze))
+
+
+OPENING = (
+    "open smtp://mail.example\nS: 220 mail.example\nC: EHLO client.example\nS: 250 mail.example\n= open\n= in step\n"
+)
+ERRORS = {
+    "another command": ("noop\nC: QUIT\nS: 221 bye\n= reply 221 bye\n= in step\n", "said     b'NO"),
+    "nothing expected": ("noop\n= reply 250\n= in step\n", "NOOP"),
+    "a command missing": ("noop\nC: NOOP\nS: 250 ok\nC: QUIT\nS: 221 bye\n= reply 250 ok\n= in step\n", "QUIT"),
+    "too late": ("noop\nC: NOOP\nC: NOOP\nS: 250 ok\nS: 250 ok\n= reply 250 ok\n= in step\n", "NOOP"),
+    "another outcome": ("noop\nC: NOOP\nS: 250 ok\n= reply 250 fine\n= in step\n", "noop"),
+    "another state": ("noop\nC: NOOP\nS: 250 ok\nS: 250 ok\n= reply 250 ok\n= in step\n", "noop"),
+}
+
+
+@pytest.mark.parametrize("error", ERRORS)
+@pytest.mark.parametrize("where", ["memory", "socket"])
+def test_the_player_notices(error: str, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A transcript that does not agree with what the client does fails, and the failure names the line or the act."""
+    monkeypatch.setattr(tests.player, "PATIENCE", 0.2)
+    text, told = ERRORS[error]
+    transcript = Transcript.read(OPENING + text, "a transcript")
+    world = World(connect_blocking, run_inline, time.monotonic)
+    playing = (
+        play_in_memory(transcript, by_octet=False) if where == "memory" else play_over_socket(transcript, world, doze)
+    )
+    with pytest.raises(AssertionError) as failure:
+        drive(playing)
+    assert told in str(failure.value)

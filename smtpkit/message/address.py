@@ -1,9 +1,9 @@
 """Mailboxes: read from the text of address lists, strictly, and written as they go on the wire.
 
-Rules: one pass from left to right, no recursion, so the work grows with the text and with nothing else. What two readers
-might understand differently is refused: the address found is the text that stood there, less blanks and comments
-between its words. Domains are IDNA 2008 (RFC 5891) by the tables of UTS 46, non-transitional, so ``straße`` stays
-itself; local parts are made NFC (RFC 6532 section 3.1) and nothing more.
+Rules: one pass from left to right, no recursion, so the work grows with the text and with nothing else. What two
+readers might understand differently is refused: the address found is the text that stood there, less blanks and
+comments between its words. Domains are IDNA 2008 (RFC 5891) by UTS 46, non-transitional, so ``straße`` stays itself;
+local parts are made NFC (RFC 6532 section 3.1) and nothing more.
 """
 
 import binascii
@@ -52,7 +52,9 @@ class Mailbox:
 
     def _check(self) -> None:
         if "=?" in self.local_part or "\ufffd" in self.local_part + self.domain:
-            raise InvalidMail(f"address {str(self)!r}: an address is never encoded (RFC 2047 section 5); write it plainly")
+            raise InvalidMail(
+                f"address {str(self)!r}: an address is never encoded (RFC 2047 section 5); write it plainly"
+            )
         check_mailbox(self.address)
 
     def __str__(self) -> str:

@@ -7,6 +7,7 @@ alike, since that is what the mending of line ends makes of them, and the header
 
 import binascii
 import re
+import secrets
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
@@ -16,6 +17,9 @@ from smtpkit.message.address import UNSAFE, Mailbox
 LONGEST_LINE = 998  # octets without CRLF (RFC 5322 section 2.1.1)
 LONGEST_HEADER = 1_048_576  # octets
 NEVER_SENT = ("bcc", "resent-bcc")
+ADDRESS_FIELDS = frozenset(
+    prefix + name for prefix in ("", "resent-") for name in ("from", "sender", "reply-to", "to", "cc", "bcc")
+)
 
 _FOLD_AT = 78
 _LONGEST_PIECE = 900  # characters that cannot be folded; what is longer is encoded, since encoded words can be
@@ -25,7 +29,6 @@ _PIECE = re.compile(r"[ \t]*[^ \t]+")
 _FIELD = re.compile(rb"([!-9;-~]+)[ \t]*:")
 _START = re.compile(rb"(?:>?From |[!-9;-~]{1,998}[ \t]*:)")  # mailboxes in mbox format put their own line first
 _BLANK_LINE = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?=[\r\n])")
-_FOLD = re.compile(r"(?:\r\n|\r|\n)")
 
 
 def field(name: str, value: str | Iterable[Mailbox]) -> bytes:
@@ -38,7 +41,9 @@ def field(name: str, value: str | Iterable[Mailbox]) -> bytes:
         raise InvalidMail(f"header field name {name!r}: 1 to 76 printable ASCII characters without blank and colon")
     if isinstance(value, str):
         if UNSAFE.search(value):
-            raise InvalidMail(f"{name} {value[:120]!r}: it holds a line end, another control or a lone surrogate; remove it")
+            raise InvalidMail(
+                f"{name} {value[:120]!r}: it holds a line end, another control or a lone surrogate; remove it"
+            )
         pieces = _text_pieces(value)
     else:
         pieces = [piece for mailbox in value for piece in _mailbox_pieces(mailbox)]
@@ -91,12 +96,15 @@ def split_header(octets: bytes) -> tuple[bytes, bytes]:
     return octets[:end], octets[end:]
 
 
-def header_end(octets: bytes, *, at_end: bool = False) -> int | None:
-    """Where the header ends in the octets so far, or None if more must be read to know it; ``at_end``: none follow."""
+def header_end(octets: bytes | bytearray, *, searched: int = 0, at_end: bool = False) -> int | None:
+    """Where the header ends in the octets so far, or None if more must be read to know it.
+
+    ``searched`` octets were seen before and did not show it; ``at_end``: no more follow.
+    """
     if not _START.match(octets):
         decided = at_end or len(octets) > LONGEST_LINE + 2 or re.search(rb"[\r\n]", octets)
         return 0 if decided else None
-    found = _BLANK_LINE.search(octets)
+    found = _BLANK_LINE.search(octets, max(0, searched - 2))
     if found is not None:
         return found.end()
     return len(octets) if at_end else None
@@ -133,6 +141,11 @@ def unfold(text: str) -> str:
     return re.sub(r"\r?\n(?=[ \t])", "", text)
 
 
+def message_id(domain: str) -> str:
+    """A Message-ID of random octets (RFC 5322 section 3.6.4): nothing of this machine is in it."""
+    return f"<{secrets.token_hex(16)}@{domain}>"
+
+
 def _text_pieces(text: str) -> list[str]:
     """Text in pieces between which a line may be folded."""
     pieces = _PIECE.findall(f" {text}")
@@ -164,30 +177,26 @@ def _encoded_words(text: str) -> list[str]:
 
     Q where most is ASCII, and then only with the characters that may stand in a phrase too; else B.
     """
-    octets = [character.encode() for character in text]
-    readable = sum(len(each) == 1 for each in octets) * 3 > len(octets) * 2
+    readable = sum(map(str.isascii, text)) * 3 > len(text) * 2
     longest = 63 if readable else 45  # 12 characters are the frame; 60 characters of base64 carry 45 octets
-    words: list[list[str | bytes]] = [[]]
+    words = [""]
     size = 0
-    for each in octets:
-        part = _q(each) if readable else each
-        if size + len(part) > longest:
-            words.append([])
+    for character in text:
+        cost = len(_q(character) if readable else character.encode())
+        if size + cost > longest:
+            words.append("")
             size = 0
-        words[-1].append(part)
-        size += len(part)
+        words[-1] += character
+        size += cost
     if readable:
-        return [f" =?utf-8?q?{''.join(map(str, word))}?=" for word in words]
-    return [
-        f" =?utf-8?b?{binascii.b2a_base64(b''.join(map(bytes, word)), newline=False).decode()}?="  # type: ignore[arg-type]  # all are bytes here
-        for word in words
-    ]
+        return [f" =?utf-8?q?{''.join(map(_q, word))}?=" for word in words]
+    return [f" =?utf-8?b?{binascii.b2a_base64(word.encode(), newline=False).decode()}?=" for word in words]
 
 
-def _q(octets: bytes) -> str:
-    """The octets of one character in the Q encoding."""
-    if octets == b" ":
+def _q(character: str) -> str:
+    """A character in the Q encoding."""
+    if character == " ":
         return "_"
-    if octets.isalnum() or octets in {b"!", b"*", b"+", b"-", b"/"}:
-        return octets.decode()
-    return "".join(f"={octet:02X}" for octet in octets)
+    if character.isascii() and (character.isalnum() or character in "!*+-/"):
+        return character
+    return "".join(f"={octet:02X}" for octet in character.encode())

@@ -29,7 +29,7 @@ def line(verb: str, argument: str = "", *, longest: int = 512) -> bytes:
     if _UNSAFE.search(octets):
         raise InvalidMail(f"{verb} argument {argument!r}: control characters cannot be sent; remove them")
     if len(octets) + 2 > longest:
-        raise InvalidMail(f"{verb} argument {argument[:40]!r}…: the command line would be longer than {longest} octets")
+        raise InvalidMail(f"{verb}: the command line would be longer than {longest} octets")  # it may hold a secret
     return octets + b"\r\n"
 
 
@@ -229,19 +229,18 @@ class Vrfy(Command):
 
     text: str
 
+    def __post_init__(self) -> None:
+        self.render()  # raises here what would break the session later
+
     def render(self) -> bytes:  # noqa: D102
         return line(self.verb, self.text if self.text.isascii() else f"{self.text} SMTPUTF8")
 
 
-@dataclass(frozen=True, slots=True)
-class Expn(Command):
+class Expn(Vrfy):
     """EXPN (RFC 5321 section 3.5)."""
 
-    text: str
+    __slots__ = ()
     replies = ROOMY
-
-    def render(self) -> bytes:  # noqa: D102
-        return line(self.verb, self.text if self.text.isascii() else f"{self.text} SMTPUTF8")
 
 
 _OWN_VERBS = {"DATA", "BDAT", "STARTTLS", "AUTH", "EHLO", "HELO", "LHLO", "MAIL", "RCPT", "QUIT"}
@@ -256,14 +255,16 @@ class Raw(Command):
 
     def __post_init__(self) -> None:
         verb = self.text.split(" ", 1)[0].upper()
-        if not verb.isalnum() or verb in _OWN_VERBS:
+        if not (verb.isascii() and verb.isalnum()) or verb in _OWN_VERBS:
             raise InvalidMail(
                 f"command {self.text!r}: one line that begins with a verb other than {sorted(_OWN_VERBS)}"
             )
+        self.render()
 
     @property
     def verb(self) -> str:  # noqa: D102
         return self.text.split(" ", 1)[0].upper()
 
     def render(self) -> bytes:  # noqa: D102
-        return line(self.text, longest=2048)
+        verb, _, argument = self.text.partition(" ")
+        return line(verb, argument, longest=2048)

@@ -14,6 +14,8 @@ from smtpkit.errors import InvalidMail
 
 Notify = Literal["NEVER", "SUCCESS", "FAILURE", "DELAY"]
 
+LONGEST_ADDRESS = 64 + 1 + 255  # octets (RFC 5321 sections 4.5.3.1.1 and 4.5.3.1.2)
+
 _ATEXT = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\-\u0080-\U0010ffff]"
 _DOT_STRING = re.compile(rf"{_ATEXT}+(?:\.{_ATEXT}+)*\Z")
 _QUOTED_STRING = re.compile(r'"(?:[ !#-\[\]-~\u0080-\U0010ffff]|\\[ -~])*"\Z')
@@ -51,7 +53,7 @@ def check_address_literal(text: str) -> str:
     """Return ``text`` if it is an address literal, ``[192.0.2.1]`` or ``[IPv6:2001:db8::1]``; raise InvalidMail."""
     inner = text[1:-1]
     try:
-        if not (text.startswith("[") and text.endswith("]")):
+        if not (text.startswith("[") and text.endswith("]")) or "%" in inner:  # a zone may hold anything: ``%> x``
             raise ValueError
         if inner[:5].lower() == "ipv6:":
             IPv6Address(inner[5:])
@@ -93,11 +95,16 @@ class ForwardPath:
 
     def __post_init__(self) -> None:
         check_mailbox(self.address)
-        unknown = set(self.notify) - {"NEVER", "SUCCESS", "FAILURE", "DELAY"}
-        if unknown or ("NEVER" in self.notify and len(self.notify) > 1):
+        asked = set(self.notify)
+        if (asked != {"NEVER"} and asked - {"SUCCESS", "FAILURE", "DELAY"}) or len(asked) < len(self.notify):
             raise InvalidMail(f"notify {self.notify!r}: NEVER alone, or any of SUCCESS, FAILURE, DELAY (RFC 3461 4.1)")
-        if self.original is not None and (_UNSAFE.search(self.original) or not self.original):
-            raise InvalidMail(f"original recipient {self.original!r}: an address without control characters")
+        if self.original is not None and (
+            _UNSAFE.search(self.original) or not 0 < len(self.original.encode()) <= LONGEST_ADDRESS
+        ):
+            raise InvalidMail(
+                f"original recipient {self.original!r}: an address of up to {LONGEST_ADDRESS} octets, "
+                "without control characters"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +125,8 @@ class Envelope:
             check_mailbox(self.reverse_path)
         if not self.forward_paths:
             raise InvalidMail("recipients: an envelope needs at least one")
+        if len({path.address for path in self.forward_paths}) < len(self.forward_paths):
+            raise InvalidMail("recipients: each address once; a verdict belongs to one forward-path")
         if self.ret not in (None, "FULL", "HDRS"):
             raise InvalidMail(f"ret {self.ret!r}: FULL or HDRS (RFC 3461 4.3)")
         if self.envelope_id is not None and not (

@@ -1,6 +1,6 @@
-"""What EHLO offered, and which extension each need of a mail asks for."""
+"""Extensions: what EHLO offered, and what the server said of each."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from smtpkit.protocol.reply import Reply
@@ -30,11 +30,8 @@ class Extensions:
                 argument = f"{old_argument} {argument}"
             if not keyword or (keyword not in keywords and len(keywords) == MOST_KEYWORDS):
                 continue
-            if keyword not in _KNOWN:
-                argument = argument[:LONGEST_ARGUMENT]
-            if keyword in keywords:
-                argument = f"{keywords[keyword]} {argument}"
-            keywords[keyword] = argument.strip()
+            argument = f"{keywords.get(keyword, '')} {argument}".strip()
+            keywords[keyword] = argument if keyword in _KNOWN else argument[:LONGEST_ARGUMENT]
         return cls(keywords)
 
     def __contains__(self, keyword: object) -> bool:
@@ -55,8 +52,3 @@ class Extensions:
 
 
 NOTHING = Extensions()
-
-
-def missing(needs: Iterable[str], offered: Extensions) -> str | None:
-    """The first keyword of ``needs`` that is not offered, or None."""
-    return next((keyword for keyword in needs if keyword not in offered), None)

@@ -55,19 +55,17 @@ class MailData:
 def survey(chunks: Iterable[bytes], *, strict: bool = False) -> Survey:
     """Read once through the octets. Raises InvalidMail as LineEnds does."""
     ends = LineEnds(strict=strict)
-    size = read = 0
+    size = 0
     eight_bit = dots = False
     last = b"\n"
     for chunk in chunks:
         mended = ends.mend(chunk)
-        read += len(chunk)
         size += len(mended)
         eight_bit = eight_bit or not mended.isascii()
         dots = dots or (b"." in mended and _LINE_DOT.search(last + mended) is not None)
         last = mended[-1:] or last
     size += len(ends.end())
-    untouched = size == read and not ends.touched
-    return Survey(size, eight_bit, untouched, untouched and not dots)
+    return Survey(size, eight_bit, not ends.touched, not (ends.touched or dots))
 
 
 class LineEnds:

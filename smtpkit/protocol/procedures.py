@@ -7,6 +7,7 @@ replies by their first digit; 421 is never a verdict on a mail or a path, it is 
 import base64
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,24 +73,35 @@ def ask(command: Command) -> Generator[Step, Reply, Reply]:
 
 
 def greeting() -> Procedure[Reply]:
-    """The server speaks first. Raises Refused unless it is 2yz (554: no service here; RFC 5321 section 3.1)."""
+    """The server speaks first. Raises Refused for a no (554: no service here), after QUIT, which such a server still
+    waits for (RFC 5321 section 3.1).
+    """
     yield Say(Greeting())
     reply = yield from _hear("greeting")
-    if not reply.positive:
+    if reply.negative:
+        yield Say(Quit())
+        with suppress(Lost):
+            yield Hear()
         raise Refused(reply, "greeting")
+    if not reply.positive:
+        raise ProtocolViolation(f"{reply}: no greeting")
     return reply
 
 
 def hello(name: str, *, lmtp: bool = False, fall_back: bool = True) -> Procedure[Extensions]:
     """EHLO, or LHLO; HELO where EHLO is refused for good and ``fall_back`` allows it (RFC 5321 section 3.2)."""
-    reply = yield from ask(Lhlo(name) if lmtp else Ehlo(name))
+    said: Command = Lhlo(name) if lmtp else Ehlo(name)
+    reply = yield from ask(said)
     if reply.positive:
         return Extensions.of(reply)
     if reply.permanent and fall_back and not lmtp:
-        reply = yield from ask(Helo(name))
+        said = Helo(name)
+        reply = yield from ask(said)
         if reply.positive:
             return NOTHING
-    raise Refused(reply, "LHLO" if lmtp else "EHLO")
+    if reply.intermediate:
+        raise ProtocolViolation(f"{said.verb} answered by {reply}")
+    raise Refused(reply, said.verb)
 
 
 def secure() -> Procedure[Reply]:
@@ -149,27 +161,32 @@ def _respond(mechanism: sasl.Mechanism, challenge: bytes | None) -> bytes | None
         return None
 
 
+def _answer(command: Command) -> Procedure[Reply]:
+    """A command to which every reply is an answer, but one that asks for more."""
+    reply = yield from ask(command)
+    if reply.intermediate:
+        raise ProtocolViolation(f"{reply}: the server waits for more, which a single command cannot give")
+    return reply
+
+
 def verify(text: str) -> Procedure[Reply]:
-    """VRFY; every reply is an answer (RFC 5321 section 3.5.3)."""
-    return (yield from ask(Vrfy(text)))
+    """VRFY; every reply is an answer (RFC 5321 section 3.5.3). Raises InvalidMail at once, before the procedure."""
+    return _answer(Vrfy(text))
 
 
 def expand(text: str) -> Procedure[Reply]:
-    """EXPN; every reply is an answer."""
-    return (yield from ask(Expn(text)))
+    """EXPN; every reply is an answer. Raises InvalidMail at once."""
+    return _answer(Expn(text))
 
 
 def noop() -> Procedure[Reply]:
     """NOOP."""
-    return (yield from ask(Noop()))
+    return _answer(Noop())
 
 
 def command(text: str) -> Procedure[Reply]:
-    """A command of the caller's own; every reply is an answer."""
-    reply = yield from ask(Raw(text))
-    if reply.intermediate:
-        raise ProtocolViolation(f"{reply}: the server waits for more, which a single command cannot give")
-    return reply
+    """A command of the caller's own; every reply is an answer. Raises InvalidMail at once."""
+    return _answer(Raw(text))
 
 
 def termination() -> Procedure[Reply]:
@@ -301,7 +318,7 @@ class _Verdict:
         self.data: Reply | None = None  # the reply to DATA
         self.replies: dict[str, Reply] = {}  # LMTP: to the mail data, for each path
         self.final: Reply | None = None
-        self.doubt = False  # the server may have all of it, and we not its reply
+        self.doubt = False  # the server may have all of it once all is spoken, and we not its reply
         self.error: SMTPError | None = None  # known, and not to be changed by what follows
 
     def judge(self, command: Command, reply: Reply) -> None:
@@ -331,16 +348,22 @@ class _Verdict:
         return None
 
     def lost(self, lost: Lost) -> SMTPError:
-        """What the end of the channel means for this mail: in doubt only if all was said and nothing was answered."""
+        """What the end of the channel means for this mail; the server's last words are its verdict."""
         verdict = lost.verdict
-        self.doubt = self.doubt and lost.spoken and verdict is lost.cause
-        if self.doubt and self.unsettled:
-            error = InDoubt(f"{lost.cause}; the mail was sent whole and its reply is not known: it may be accepted")
-            error.__cause__ = lost.cause
+        if verdict is not lost.cause and type(verdict) is Refused:
+            verdict = DataRefused(verdict.reply, "mail data")
+        return self.ended(verdict, spoken=lost.spoken)
+
+    def ended(self, why: SMTPError, *, spoken: bool = True) -> SMTPError:
+        """The error of a session that is over: what was known before, or ``why``; in doubt if that answers nothing."""
+        known = self.error or self.stopped
+        if known is not None:
+            return known
+        if self.doubt and spoken and not isinstance(why, DataRefused | ServiceClosing):
+            error = InDoubt(f"{why}; the mail was sent whole and its reply is not known: it may be accepted")
+            error.__cause__ = why
             return error
-        if type(verdict) is Refused:
-            return DataRefused(verdict.reply, "mail data")
-        return verdict
+        return why
 
     @property
     def unsettled(self) -> tuple[str, ...]:
@@ -357,7 +380,7 @@ class _Verdict:
             accepted = tuple(self.accepted)
         elif isinstance(error, SenderRefused | DataRefused):
             refused |= dict.fromkeys(self.unsettled, error.reply)
-        in_doubt = self.unsettled if self.doubt else ()
+        in_doubt = self.unsettled if isinstance(error, InDoubt) else ()
         reply = self.final or (error.reply if isinstance(error, Refused) else None)
         outcome = Outcome(accepted, refused, in_doubt, reply, self.replies, self.plan.message_id, error=error)
         if error is not None:
@@ -375,9 +398,9 @@ def transaction(plan: Plan, *, reset: bool = False) -> Procedure[Outcome]:
     try:
         error = yield from _transact(plan, verdict, reset=reset)
     except Lost as lost:
-        error = verdict.error or verdict.stopped or verdict.lost(lost)
+        error = verdict.lost(lost)
     except SMTPError as fatal:
-        known = verdict.error or verdict.stopped or fatal
+        known = verdict.ended(fatal)
         verdict.outcome(known)
         raise known from (None if known is fatal else fatal)
     return verdict.outcome(error)
@@ -404,7 +427,7 @@ def _transact(plan: Plan, verdict: _Verdict, *, reset: bool) -> Generator[Step, 
     while unheard:
         yield from _judge(unheard.popleft(), verdict)
     if (error := verdict.stopped) is not None:
-        verdict.doubt, verdict.error = False, error
+        verdict.error = error
         if transferred is not None:
             yield from _final(verdict, transferred)
         elif verdict.data is not None and not verdict.data.negative:
@@ -433,9 +456,9 @@ def _end_empty(verdict: _Verdict, error: SMTPError) -> Generator[Step, Any, None
     """
     if verdict.sender is not None or verdict.accepted or not (verdict.data and verdict.data.intermediate):
         raise error
-    yield Transfer(_EMPTY)
+    transferred: Transferred = yield Transfer(_EMPTY)
     reply = yield from _hear("mail data")
-    if not reply.negative:
+    if not (reply.negative and transferred.in_step):
         raise error
 
 
@@ -443,24 +466,23 @@ def _final(verdict: _Verdict, transferred: Transferred) -> Generator[Step, Any, 
     """Hear what is due for the mail data."""
     if transferred.whole:
         yield Pass()
+    verdict.doubt = transferred.whole
     paths = verdict.accepted if verdict.plan.lmtp else ()
     error: SMTPError | None = verdict.error
     for left in range(transferred.due, 0, -1):
         reply = yield Hear()
         verdict.final = reply
         if reply.closing:
-            verdict.doubt = False
             raise ServiceClosing(reply, "mail data")
         if reply.intermediate or not (transferred.in_step or reply.negative):
-            raise ProtocolViolation(f"mail data answered by {reply}" + ("" if transferred.whole else " before its end"))
+            early = "" if transferred.whole else " before its end"
+            raise ProtocolViolation(f"mail data answered by {reply}{early}")
         if transferred.whole and left <= len(paths):
             verdict.replies[paths[len(paths) - left]] = reply
             if not any(reply.positive for reply in verdict.replies.values()) and left == 1:
                 error = DataRefused(reply, "mail data")
         elif reply.negative:
-            verdict.doubt = False
             error = verdict.error = error or DataRefused(reply, "mail data")
             if not transferred.in_step or paths:
                 raise error
-    verdict.doubt = False
     return error

@@ -36,8 +36,8 @@ USUAL = ReplyLimits()
 ROOMY = ReplyLimits(line=12_294, lines=1024, octets=131_072)
 
 _LINE = re.compile(rb"([2-5][0-5][0-9])(?:([ -])([^\r\n]*(?:\r(?!\n|$)[^\r\n]*)*))?\Z")
-_ENHANCED = re.compile(r"([245])\.(\d{1,3})\.(\d{1,3})(?=\s|\Z)")
-_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_ENHANCED = re.compile(r"([245])\.([0-9]{1,3})\.([0-9]{1,3})(?=\s|\Z)")
+_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +135,7 @@ class ReplyReader:
             if end < 0:
                 return None
             self._start = end + 1
-            line = self._octets[start : end - 1 if self._octets[end - 1 : end] == b"\r" and end > start else end]
+            line = self._octets[start:end].removesuffix(b"\r")
             found = _LINE.match(line)
             if found is None:
                 raise MalformedReply(f"not a reply line: {line[:80]!r}")

@@ -25,7 +25,7 @@ class Identity:
 
 def plain(who: Identity) -> Mechanism:
     """PLAIN (RFC 4616)."""
-    yield f"{who.authzid}\0{who.user}\0{who.password}".encode()
+    yield f"{who.authzid}\0{who.user}\0{who.password or ''}".encode()
 
 
 def login(who: Identity) -> Mechanism:
@@ -77,9 +77,8 @@ MECHANISMS = {
 
 
 def choose(offered: tuple[str, ...], *, token: bool, named: str | None) -> tuple[str, ...]:
-    """The mechanisms to try, best first: the one named, or those offered that fit what the caller has."""
+    """The mechanisms to try, best first: those offered that fit what the caller has, or of them the one named."""
+    fitting = [name for name, row in MECHANISMS.items() if name in offered and row.by_token == token]
     if named is not None:
-        return (named.upper(),) if named.upper() in offered else ()
-    return tuple(
-        name for name, row in MECHANISMS.items() if name in offered and row.by_token == token and not row.by_name_only
-    )
+        return tuple(name for name in fitting if name == named.upper())
+    return tuple(name for name in fitting if not MECHANISMS[name].by_name_only)

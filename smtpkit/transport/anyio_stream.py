@@ -20,7 +20,7 @@ from smtpkit.transport.socket_stream import UNREAD, SocketStream
 T = TypeVar("T")
 
 PIECE = 64 * 1024
-SMALL = 4 * 1024  # no peer fails to take this while it speaks
+SMALL = 4 * 1024  # after it has spoken, a peer takes so much without being heard
 
 
 class AnyioSocketStream(SocketStream):
@@ -74,6 +74,7 @@ class AnyioStream:
         self._stream = stream
         self._pieces: list[bytes] = []
         self._unread = 0
+        self._unheard = 0  # octets sent since the last receive
         self._ended = False
         self._closed = False
         self._busy = False
@@ -99,6 +100,7 @@ class AnyioStream:
 
     async def receive(self) -> bytes:
         self._enter()
+        self._unheard = 0
         try:
             if not self._pieces and not self._ended and not self._closed and self._lost is None:
                 with _until(self.deadline, self.peer):
@@ -157,7 +159,8 @@ class AnyioStream:
 
     async def _send_piece(self, piece: bytes) -> None:
         """Send, and take in what arrives meanwhile; sets ``_lost``, raises nothing foreign."""
-        if len(piece) <= SMALL:
+        self._unheard += len(piece)
+        if self._unheard <= SMALL:
             await self._send_raw(piece)
             return
         async with anyio.create_task_group() as tasks:

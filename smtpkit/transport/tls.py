@@ -87,6 +87,7 @@ class SecureStream:
         self._incoming = incoming
         self._outgoing = outgoing
         self._ended = False
+        self._cut = False  # within a record: nothing that follows could be read
 
     @property
     def deadline(self) -> float | None:
@@ -129,11 +130,13 @@ class SecureStream:
     async def flush(self) -> None:
         """Send what TLS has to say for itself."""
         if self._outgoing.pending:
-            await self._stream.send(self._outgoing.read())
+            await self._put(self._outgoing.read())
 
     async def send(self, octets: bytes | bytearray | memoryview) -> None:
         view = memoryview(octets)
         self.untaken = len(view)
+        if self._cut:
+            raise ChannelLost(f"TLS with {self.peer} is broken: an earlier write was cut short.")
         while self.untaken:
             start = len(view) - self.untaken
             await self._send_piece(view[start : start + PIECE])
@@ -177,10 +180,11 @@ class SecureStream:
         if self.deadline is None or self.deadline > limit:
             self.deadline = limit
         try:
-            with suppress(ssl.SSLError):
-                self._tls.unwrap()
-            with suppress(ChannelLost, TimeoutError):
-                await self.flush()
+            if not self._cut:
+                with suppress(ssl.SSLError):
+                    self._tls.unwrap()
+                with suppress(ChannelLost, TimeoutError):
+                    await self.flush()
         except BaseException:
             self._stream.abort()
             raise
@@ -195,7 +199,7 @@ class SecureStream:
         records = self._outgoing.read()
         rest = self.untaken - len(piece)
         try:
-            await self._stream.send(records)
+            await self._put(records)
         except BaseException:
             if self._stream.untaken:
                 # The last record is cut, and all before it are full ones.
@@ -204,6 +208,13 @@ class SecureStream:
                 self.untaken = rest
             raise
         self.untaken = rest
+
+    async def _put(self, records: bytes) -> None:
+        try:
+            await self._stream.send(records)
+        except BaseException:
+            self._cut = True
+            raise
 
     async def _pump(self, operation: Callable[[], Any]) -> None:
         """Do one operation of TLS, and carry octets between it and the stream as long as it asks for them."""

@@ -63,7 +63,8 @@ class Report:
     """What a server showed when a session was opened: a value to print, to compare or to keep.
 
     ``times`` maps each stage (connect, greeting, hello, tls, authentication) to the seconds it took. ``extensions``
-    maps each EHLO keyword to its argument text. ``certificate`` is the verified one as ``ssl.SSLSocket.getpeercert`` has it.
+    maps each EHLO keyword to its argument text. ``certificate`` is the verified one, as ``SSLSocket.getpeercert`` has
+    it.
     """
 
     server: str
@@ -100,7 +101,8 @@ class Session:
     async def open(self, world: World, until: float | None, seen_tls: set[str]) -> "Session":
         """Connect, and lead the session to where mail can be sent: greeting, EHLO, TLS, AUTH, as the options ask.
 
-        ``seen_tls`` holds the hosts that have offered STARTTLS to this client. Raises SMTPError, and leaves nothing open.
+        ``seen_tls`` holds the servers that have offered STARTTLS to this client. Raises SMTPError, and leaves nothing
+        open.
         """
         from smtpkit.transport.connect import Target
 
@@ -174,8 +176,9 @@ class Session:
 
         options = self.options
         verify = options.tls != "opportunistic"
-        # Loading the system's certificates takes some 20 ms.
-        context = options.ssl_context or await stream.run(partial(tls.default_context, verify=verify))
+        context = options.ssl_context
+        if context is None:  # loading the system's certificates takes some 20 ms
+            context = await stream.run(partial(tls.default_context, verify=verify))
         secured = await tls.secure(stream, context, options.tls_name or options.host)
         self._lap(secured, "tls")
         self.tell(Secured, version=secured.version, cipher=secured.cipher, verified=secured.verified)
@@ -274,7 +277,8 @@ class Session:
                 message_id=mail.message_id,
             )
         except SMTPError as error:
-            return _outcome(error, mail), False
+            error.outcome = Outcome(message_id=mail.message_id, item=item, error=error)
+            return error.outcome, False
         started = Started(procedures.transaction(plan, reset=self._open), item)
         try:
             await channel.start(started)

@@ -50,7 +50,8 @@ class SyncClient:
     def __init__(self, url: str | None = None, **options: Unpack[OptionKeywords]) -> None:
         if options.get("connections", 1) != 1:
             raise UsageError("connections: a SyncClient has one session; use Client for more")
-        self.options = Options.of(url, **{**options, "connections": 1})
+        options["connections"] = 1  # whatever a URL shared with async clients says
+        self.options = Options.of(url, **options)
         self._observers = Observers()
         self._lock = threading.Lock()
         self._turn: int | None = None  # the thread whose turn it is
@@ -166,8 +167,6 @@ class SyncClient:
     @asynccontextmanager
     async def _lease(self, until: float | None) -> AsyncGenerator[Session]:
         """The session for the time of a block: the one at hand if it is still good, else a new one."""
-        if self._closed:
-            raise UsageError("the client is closed; make a new one")
         session = self._session
         if self._process != os.getpid():
             self._process = os.getpid()
@@ -187,6 +186,8 @@ class SyncClient:
     async def _open(self, until: float | None) -> Session:
         from smtpkit.transport.connect import connect_blocking, run_inline
 
+        if self._closed:
+            raise UsageError("the client is closed; make a new one")
         self._opened += 1
         session = Session(self.options, self._opened, self._observers)
         return await session.open(World(connect_blocking, run_inline, time.monotonic), until, self._seen_tls)

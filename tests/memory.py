@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from smtpkit.errors import Outcome
+from smtpkit.errors import Outcome, SMTPError
 from smtpkit.observers import Observers
 from smtpkit.options import OptionKeywords, Options
 from smtpkit.protocol.envelope import Envelope
@@ -77,8 +77,7 @@ def tried(script: Script, options: OptionKeywords | None = None, **stream: Any) 
     talk = Talk(script, options, **stream)
     try:
         talk.open()
-    except Exception as error:
-        assert type(error).__module__ == "smtpkit.errors", repr(error)
+    except SMTPError:
         return talk, None
     return talk, talk.send()
 

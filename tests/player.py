@@ -30,6 +30,7 @@ an endless row of x's in lines of 80 octets, and ``{1..9}`` makes a line of each
 """
 
 import re
+import select
 import socket
 import ssl
 import struct
@@ -450,7 +451,8 @@ class SocketPeer:
         if isinstance(self._socket, ssl.SSLSocket) or self._socket.fileno() < 0:
             return b""
         try:
-            return self._socket.recv(200, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+            readable = select.select([self._socket], [], [], 0)[0]
+            return self._socket.recv(200, socket.MSG_PEEK) if readable else b""
         except OSError:
             return b""
 

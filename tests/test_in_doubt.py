@@ -7,6 +7,7 @@ import pytest
 from smtpkit.errors import InDoubt, Outcome
 from tests.memory import FORMS, MAIL, Talk, tried
 
+
 def judge(talk: Talk, outcome: Outcome | None, *, said_all: bool) -> None:
     """Hold a verdict against the record: what was received is accepted or in doubt, and no more than that."""
     received = {path for mail in talk.received for path in mail.paths}

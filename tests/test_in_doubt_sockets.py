@@ -13,7 +13,8 @@ from smtpkit.observers import Observers
 from smtpkit.options import OptionKeywords, Options
 from smtpkit.session import Session, World
 from smtpkit.sync_client import drive
-from smtpkit.testing import Fault, Server
+from smtpkit.testing import Fault, Script, Server
+from smtpkit.testing.script import FaultKind
 from smtpkit.transport.connect import connect, connect_blocking, run_in_worker, run_inline
 from tests.memory import FORMS, mail, tried
 
@@ -67,16 +68,22 @@ def in_loop(backend: str) -> Callable[[str, OptionKeywords, list[str]], list[Att
 STREAMS = {"asyncio": in_loop("asyncio"), "trio": in_loop("trio"), "blocking": blocking}
 
 
+def broken(script: Script, fault: FaultKind, where: str, octet: int) -> Script:
+    """The script with a fault after so many octets said, or heard."""
+    after, before = (octet, None) if where == "after" else (None, octet)
+    return replace(script, faults=(Fault(fault, after, before),))
+
+
 @pytest.mark.parametrize("fault", ["close", "reset", "stall"])
 @pytest.mark.parametrize("where", ["after", "before"])
 @pytest.mark.parametrize("form", ["data", "bdat", "lmtp"])
 @pytest.mark.parametrize("stream", STREAMS)
-def test_fault_at_every_octet(stream: str, form: str, where: str, fault: str) -> None:
+def test_fault_at_every_octet(stream: str, form: str, where: str, fault: FaultKind) -> None:
     """After each octet that the server says or hears: no verdict contradicts what the server has recorded."""
     script, options = FORMS[form]
     talk, _ = tried(script, options)
     octets = range(talk.stream.received if where == "after" else len(talk.stream.sent))
-    scripts = [replace(script, faults=(Fault(fault, **{where: octet}),)) for octet in octets]
+    scripts = [broken(script, fault, where, octet) for octet in octets]
     with Server(*scripts) as server:
         attempts = STREAMS[stream](server.url, options, [f"ann{octet:04}@example.com" for octet in octets])
     served: dict[str, set[str]] = {}

@@ -1,4 +1,4 @@
-"""``smtpkit demo``: five kinds of sending to a server of its own, each shown as it happens, and a proof that all arrived."""
+"""``smtpkit demo``: five kinds of mail to a server of its own, each shown as it goes, and proof that all arrived."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from smtpkit import Client, Outcome
     from smtpkit.testing import Received, Script, Server
 
-USER, PASSWORD = "demo", "mellon"  # noqa: S105 - of a server that lives for some seconds
+USER, PASSWORD = "demo", "mellon"
 SENDER = "ann@example.com"
 ATTACHMENT = 25 * 2**20  # octets, before base64 makes four thirds of them
 RATE = 20e6  # octets per second: on loopback it would be over before it can be seen
@@ -83,6 +83,13 @@ class Demo:
 
     async def run(self) -> bool:
         """Show everything; return whether what the server received is what was sent."""
+        try:
+            await self._show()
+        finally:
+            self._screen.erase()
+        return self._summary()
+
+    async def _show(self) -> None:
         screen = self._screen
         screen.line(screen.paint("smtpkit demo", "bold"))
         screen.line(f"A server with STARTTLS and a login runs on {self._server.host}, port {self._server.port}.")
@@ -92,7 +99,6 @@ class Demo:
         await self._attachment()
         await self._refusal()
         await self._many()
-        return self._summary()
 
     async def _text(self) -> None:
         """A text mail, with the whole transcript."""

@@ -105,9 +105,11 @@ def parse_mailboxes(text: str, name: str = "address list") -> list[Mailbox]:
     """
     found: list[Mailbox] = []
     element: list[_Token] = []
-    in_group = False
+    in_group = closed = False  # closed: a group has ended, and nothing but a comma follows
     try:
         for token in _tokens(text):
+            if closed and token.kind not in {",", "comment"}:
+                raise InvalidMail("after the semicolon of a group comes a comma, or nothing")
             if token.kind == ":" and not any(before.kind == "<" for before in element):
                 if in_group or not _words(element):
                     raise InvalidMail("a colon stands only after the name of a group, as in friends: ann@example.com;")
@@ -116,7 +118,8 @@ def parse_mailboxes(text: str, name: str = "address list") -> list[Mailbox]:
                 if token.kind == ";" and not in_group:
                     raise InvalidMail("a semicolon stands only at the end of a group; separate addresses by commas")
                 found.extend(_mailbox(element))
-                in_group, element = in_group and token.kind == ",", []
+                closed = token.kind == ";"
+                in_group, element = in_group and not closed, []
             elif len(element) == LONGEST_ELEMENT:
                 raise InvalidMail(f"more than {LONGEST_ELEMENT} words between two commas")
             else:

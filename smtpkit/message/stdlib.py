@@ -103,6 +103,8 @@ def _written(message: "StdlibMessage", name: str, value: Any) -> Any:
 
     MIME's own fields are left to the stdlib. Addresses never become encoded words.
     """
+    from email.errors import InvalidHeaderDefect
+
     parsed = isinstance(value, str) and not hasattr(value, "name")
     lower = name.lower()
     if lower == "mime-version" or lower.startswith("content-"):
@@ -116,14 +118,12 @@ def _written(message: "StdlibMessage", name: str, value: Any) -> Any:
         raise InvalidMail(f"{name}: it holds a lone surrogate; remove it") from None
     if lower not in ADDRESS_FIELDS:
         return _Written(name, fields.field(name, text)) if isinstance(value, str) else value
+    for defect in getattr(value, "defects", ()):
+        if isinstance(defect, InvalidHeaderDefect):  # its text is no longer what was set, and the addresses not either
+            raise InvalidMail(f"{name} {text!r}: no list of addresses ({defect}); write Ann <ann@example.com>")
     if text.isascii() and ";" in text:
         return value  # a group
-    try:
-        mailboxes = parse_mailboxes(text, name)
-    except InvalidMail:
-        if text.isascii():
-            return value  # no list of addresses; it is an error if the envelope is to be taken from it
-        raise
+    mailboxes = parse_mailboxes(text, name)
     return _Written(name, fields.field(name, mailboxes)) if mailboxes else value
 
 

@@ -275,9 +275,11 @@ class _Connection(asyncio.Protocol):
             secured = await self._loop.start_tls(self._transport, self, context, server_side=True)
         except (OSError, asyncio.CancelledError) as error:
             self._dialogue.session.errors.append(f"TLS did not begin: {error!r}")
-            self._pending.clear()
             self._raw.abort()
+            self.connection_lost(None)
             return
-        assert secured is not None
+        if secured is None or self._raw.is_closing():  # asyncio tells nobody of an end within the handshake
+            self.connection_lost(None)
+            return
         self._transport = secured
         self._resume()

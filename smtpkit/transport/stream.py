@@ -15,8 +15,8 @@ class Stream(Protocol):
     ``deadline`` is the moment, on ``now()``'s clock, at which a waiting ``send``, ``receive`` or handshake raises
     TimeoutError; None for never. It is set before a wait and stays until it is set again.
 
-    ``untaken`` is the number of octets of the latest ``send`` that the system has not taken: 0 once it has returned;
-    exact after it has raised, in that 0 means that the last octet may have left and anything else that it has not.
+    ``untaken`` is the number of octets of the latest ``send`` that the system has certainly not taken: 0 once it has
+    returned; after it has raised never more than the truth, and not 0 where the last octet has certainly not left.
     """
 
     deadline: float | None

@@ -18,7 +18,7 @@ from smtpkit.pool import Pool, Request
 from smtpkit.protocol import procedures
 from smtpkit.protocol.reply import Reply
 from smtpkit.protocol.steps import Procedure
-from smtpkit.session import FAREWELL, Report, Session, World, deliver, members
+from smtpkit.session import Report, Session, World, deliver, members
 
 if TYPE_CHECKING:
     import os
@@ -132,7 +132,7 @@ class Client:
         idle, busy = self._pool.empty()
         for session in busy:
             session.abort("the client was closed")
-        with anyio.move_on_after(FAREWELL, shield=True):
+        with anyio.move_on_after(2 * self.options.limits.farewell, shield=True):
             async with anyio.create_task_group() as tasks:
                 for session in idle:
                     tasks.start_soon(session.close)

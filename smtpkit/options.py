@@ -11,7 +11,19 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, fields
 from ipaddress import ip_address
 from math import inf
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypedDict, TypeGuard, Unpack, final, get_args
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Literal,
+    NamedTuple,
+    Self,
+    TypedDict,
+    TypeGuard,
+    Unpack,
+    final,
+    get_args,
+)
 from urllib.parse import quote, unquote
 
 from smtpkit.errors import UsageError
@@ -214,6 +226,7 @@ class Limits:
         default=600.0, metadata=_row(_SECONDS, "the reply to the mail data; cutting it short makes duplicates")
     )
     total: float | None = field(default=None, metadata=_row(_SECONDS, "the whole of one call"))
+    farewell: ClassVar[float] = 2.0  # for QUIT, whose reply is of no consequence
 
     def __post_init__(self) -> None:
         _check(self)

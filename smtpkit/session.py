@@ -47,7 +47,6 @@ if TYPE_CHECKING:
     from smtpkit.transport.connect import Target
 
 T = TypeVar("T")
-FAREWELL = 2.0  # seconds given to QUIT
 
 
 class World(NamedTuple):
@@ -299,10 +298,10 @@ class Session:
             if self.channel.broken:
                 reason = "broken"
             else:
-                self.channel.outer = (self.channel.stream.now() + FAREWELL, "timeout")
+                self.channel.outer = None
                 with suppress(SMTPError):
                     await self.channel.perform(procedures.termination())
-                self.channel.stream.deadline = self.channel.stream.now() + FAREWELL
+                self.channel.stream.deadline = self.channel.stream.now() + self.channel.limits.farewell
                 await self.channel.stream.aclose()
         finally:
             self.abort(reason)

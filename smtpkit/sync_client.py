@@ -73,18 +73,21 @@ class SyncClient:
         from smtpkit.message.message import prepare
         from smtpkit.transport.connect import run_inline
 
-        options = self.options
-        preparing = prepare(
-            message,
-            sender,
-            recipients,
-            newlines=options.newlines,
-            on_refused=options.on_refused,
-            dsn=dsn,
-            run=run_inline,
-        )
-        until = self._until()
-        return self._drive(deliver(message, preparing, lambda: self._lease(until), self._observers, until))
+        options, until = self.options, self._until()
+
+        async def send() -> Outcome:
+            preparing = prepare(
+                message,
+                sender,
+                recipients,
+                newlines=options.newlines,
+                on_refused=options.on_refused,
+                dsn=dsn,
+                run=run_inline,
+            )
+            return await deliver(message, preparing, lambda: self._lease(until), self._observers, until)
+
+        return self._drive(send())
 
     def check(self) -> Report:
         """Connect, say EHLO, begin TLS and log in as a mail would; return what the server showed. No mail is sent."""

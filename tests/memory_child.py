@@ -1,4 +1,4 @@
-"""Sends one large mail from a process of its own and tells what it took: ``memory_child.py url stream source path blocks``.
+"""Sends one mail from a process of its own: ``memory_child.py url stream source path blocks``.
 
 Prints the peak of its memory in KiB, as the kernel counted it, and the seconds that sending took. It is a script, and
 imports nothing of the tests.
@@ -37,7 +37,7 @@ def peak() -> int:
     return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
 
 
-def main(url: str, stream: str, source: str, path: str, blocks: int) -> None:
+def main(url: str, stream: str, source: str, path: str, blocks: str) -> None:
     """Send, and print."""
 
     async def send(message: Any) -> None:
@@ -47,7 +47,7 @@ def main(url: str, stream: str, source: str, path: str, blocks: int) -> None:
     with Path(path).open("rb") as file:
         mail: Any = file if source == "file" else Path(path)
         if source == "iterable":
-            mail = pieces(blocks) if stream == "blocking" else pieces_awaited(blocks)
+            mail = pieces(int(blocks)) if stream == "blocking" else pieces_awaited(int(blocks))
         begun = time.monotonic()
         if stream == "blocking":
             with SyncClient(url) as client:
@@ -60,4 +60,4 @@ def main(url: str, stream: str, source: str, path: str, blocks: int) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:5], int(sys.argv[5]))
+    main(*sys.argv[1:])

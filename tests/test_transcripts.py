@@ -5,8 +5,8 @@ import time
 import anyio
 import pytest
 
-import smtpkit.session
 import tests.player
+from smtpkit.options import Limits
 from smtpkit.session import World
 from smtpkit.sync_client import drive
 from smtpkit.transport.connect import connect, connect_blocking, run_in_worker, run_inline
@@ -26,7 +26,7 @@ def anyio_backend() -> str:
 @pytest.fixture(autouse=True)
 def _short_farewell(monkeypatch: pytest.MonkeyPatch) -> None:
     """A silent server costs a test little."""
-    monkeypatch.setattr(smtpkit.session, "FAREWELL", 0.2)
+    monkeypatch.setattr(Limits, "farewell", 0.2)
 
 
 async def nap() -> None:

@@ -414,12 +414,12 @@ def _attachments(given: Any) -> Iterator[Attachment]:
 
 
 def _attach(add: Callable[..., None], attachment: Attachment, **how: str) -> None:
-    """Add a part. A message is added as one, since it may not be encoded (RFC 2046 section 5.2.1)."""
+    """Add a part. A message may not be encoded (RFC 2046 section 5.2.1), so it is one only where it need not be."""
     octets = attachment.read()
     kind, subtype = attachment.media_type
     if attachment.filename is not None:
         how["filename"] = attachment.filename
-    if (kind, subtype) == ("message", "rfc822"):
+    if (kind, subtype) == ("message", "rfc822") and octets.isascii():
         from email import message_from_bytes
         from email.policy import SMTP
 

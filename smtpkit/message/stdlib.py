@@ -13,6 +13,7 @@ from smtpkit.message import header as fields
 from smtpkit.message.address import parse_mailboxes
 from smtpkit.message.header import ADDRESS_FIELDS, message_id
 from smtpkit.message.source import Source, in_memory
+from smtpkit.protocol.mail_data import MailData
 
 if TYPE_CHECKING:
     from email.message import Message as StdlibMessage
@@ -21,10 +22,17 @@ if TYPE_CHECKING:
 def stdlib_source(message: "StdlibMessage", sender: str | None, *, strict: bool) -> Source:
     """An email.message.Message of either kind; where it has 8-bit parts it can be told in 7 bits too."""
     twin = _completed(message, sender)
+
+    def in_seven_bits() -> MailData:
+        try:
+            return in_memory(_flatten(twin, "7bit"), strict=strict).mail_data
+        except ValueError as error:
+            raise InvalidMail(
+                f"message: a part in 8 bits does not say its charset, so has no form in 7 ({error})"
+            ) from error
+
     header, mail_data = in_memory(_flatten(twin, "8bit"), strict=strict)
-    if mail_data.eight_bit:
-        mail_data = replace(mail_data, seven_bit=lambda: in_memory(_flatten(twin, "7bit"), strict=strict).mail_data)
-    return Source(header, mail_data)
+    return Source(header, replace(mail_data, seven_bit=in_seven_bits) if mail_data.eight_bit else mail_data)
 
 
 def weight(message: "StdlibMessage") -> int:

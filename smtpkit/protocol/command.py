@@ -221,6 +221,7 @@ class Quit(Command):
     """QUIT."""
 
     __slots__ = ()
+    limit = "farewell"
 
 
 @dataclass(frozen=True, slots=True)

@@ -452,9 +452,10 @@ def _judge(command: Command, verdict: _Verdict) -> Generator[Step, Reply, None]:
 def _end_empty(verdict: _Verdict, error: SMTPError) -> Generator[Step, Any, None]:
     """354 although nobody was accepted: a lone dot is refused by the server (RFC 2920 section 3.1).
 
-    Where MAIL or a required path was refused a dot might deliver an empty mail: the session is dropped instead.
+    Where MAIL or a required path was refused a dot might deliver an empty mail, and LMTP owes no reply to it: the
+    session is dropped instead.
     """
-    if verdict.sender is not None or verdict.accepted or not (verdict.data and verdict.data.intermediate):
+    if verdict.sender or verdict.accepted or verdict.plan.lmtp or not (verdict.data and verdict.data.intermediate):
         raise error
     transferred: Transferred = yield Transfer(_EMPTY)
     reply = yield from _hear("mail data")

@@ -109,7 +109,7 @@ def test_challenges_are_masked() -> None:
 
 
 def test_limits() -> None:
-    """Replies to mail data may take long, and the greeting belongs to connecting; large replies are where they occur."""
+    """Replies to mail data may take long, the greeting belongs to connecting; large replies are where they occur."""
     assert [command.limit for command in (Greeting(), EndMark(), Bdat(1, last=True), Data(), Mail(""))] == [
         *("connect", "final", "final", "timeout", "timeout")
     ]
@@ -178,14 +178,14 @@ def test_fitting_initial_responses_render(size: int) -> None:
         assert command.fits == (size <= 9203)
 
 
-@pytest.mark.parametrize("verb", ["data", "DATA", "Bdat 5 LAST", "STARTTLS", "auth LOGIN", "EHLO x", "HELO x", "LHLO x"])
+@pytest.mark.parametrize("verb", ["data", "Bdat 5 LAST", "STARTTLS", "auth LOGIN", "EHLO x", "HELO x", "LHLO x", "rcpt TO:<x>"])
 def test_raw_refuses_verbs_of_our_own(verb: str) -> None:
     """A command of the caller's own cannot change what is sent next."""
     with pytest.raises(InvalidMail, match="verb"):
         Raw(verb)
 
 
-@pytest.mark.parametrize("text", ["", " ", " DATA", "MAIL FROM:<>", "rcpt TO:<x>", "quit", "ſtarttls", "é", "*", "DATA\t"])
+@pytest.mark.parametrize("text", ["", " ", " DATA", "MAIL FROM:<>", "quit", "\u017ftarttls", "é", "*", "DATA\t"])
 def test_raw_is_one_command(text: str) -> None:
     """It begins with a verb in ASCII, and no trick of case makes one of ours."""
     with pytest.raises(InvalidMail):
@@ -199,7 +199,7 @@ def test_longest_mail_and_rcpt() -> None:
     envelope = Envelope(
         address,
         tuple(
-            ForwardPath(address + "", notify=("SUCCESS", "FAILURE", "DELAY"), original=original)
+            ForwardPath(address, notify=("SUCCESS", "FAILURE", "DELAY"), original=original)
             for original in ["+" * 318 + "é"]
         ),
         utf8=True,

@@ -68,7 +68,7 @@ MALFORMED = [
     b"250ok\r\n",
     b"250 ok\r\r\n",
     b"\xef\xbb\xbf250 ok\r\n",
-    "٢٥٠ ok\r\n".encode(),
+    "\u0662\u0665\u0660 ok\r\n".encode(),
     b"HTTP/1.1 400 Bad Request\r\n",
     b"\x16\x03\x01\x02\n",
     b"250-one\r\n251 two\r\n",
@@ -90,7 +90,7 @@ SMALL = ReplyLimits(line=10, lines=3, octets=30)
 
 OVER = {
     "an endless line": b"250 789012",
-    "a long line": b"250 7890\r\n250 78901\r\n",
+    "a long line": b"250 7890\r\n250 789012\r\n",
     "endless lines": b"250-a\r\n" * 4,
     "too many octets": b"250-78901\r\n" * 3,
 }
@@ -156,7 +156,7 @@ ENHANCED = [
     ("550 5.7 x", None),
     ("550 x 5.7.1", None),
     ("550 5.7.1x", None),
-    ("550 5.٧.1 x", None),
+    ("550 5.\u0667.1 x", None),
     ("550", None),
 ]
 

@@ -288,6 +288,7 @@ class Channel:
         octets = self._out[0] if len(self._out) == 1 else b"".join(self._out)
         self._out.clear()
         self._set_deadline("timeout")
+        self._spoken = self._said  # from here on it may be, whatever interrupts us
         try:
             await self.stream.send(octets)
         except ChannelLost:
@@ -297,7 +298,6 @@ class Channel:
         except BaseException:
             self._spoken = self._said - self.stream.untaken
             raise
-        self._spoken = self._said
         if self._untold:
             untold, self._untold = self._untold, []
             for kind, what in untold:

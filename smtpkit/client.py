@@ -191,9 +191,14 @@ class Client:
     async def _open(self, until: float | None) -> Session:
         from smtpkit.transport.connect import connect, run_in_worker
 
+        self._check_open()  # whoever waited may come to open one after aclose()
         self._opened += 1
         session = Session(self.options, self._opened, self._observers)
-        return await session.open(World(connect, run_in_worker, time.monotonic), until, self._seen_tls)
+        await session.open(World(connect, run_in_worker, time.monotonic), until, self._seen_tls)
+        if self._closed:  # meanwhile; aclose() knows nothing of a session that is being opened
+            session.abort("the client was closed")
+            self._check_open()
+        return session
 
     def _check_open(self) -> None:
         if self._closed:

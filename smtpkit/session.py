@@ -21,6 +21,7 @@ from smtpkit.errors import (
     SMTPError,
     TimedOut,
     TLSError,
+    UsageError,
 )
 from smtpkit.events import (
     Authenticated,
@@ -33,7 +34,7 @@ from smtpkit.events import (
     Settled,
 )
 from smtpkit.observers import Observers
-from smtpkit.options import Credentials, Options, Secret, Token
+from smtpkit.options import PARAMETERS, Credentials, Options, Secret, Token
 from smtpkit.protocol import procedures
 from smtpkit.protocol.extension import NOTHING, Extensions
 from smtpkit.protocol.reply import Reply
@@ -222,7 +223,11 @@ class Session:
         if not callable(token):
             return token
         answer = token() if inspect.iscoroutinefunction(token) else await self.channel.stream.run(token)
-        return await answer if inspect.isawaitable(answer) else answer
+        if inspect.isawaitable(answer):
+            answer = await answer
+        if not (isinstance(answer, str) and PARAMETERS["token"].kind.right(answer)):
+            raise UsageError("token: the function returned no token, which is a text without control characters")
+        return answer
 
     def _lap(self, stream: Stream, stage: str) -> None:
         now = stream.now()

@@ -126,7 +126,7 @@ class SyncClient:
         async def close() -> None:
             self._closed = True
             session, self._session = self._session, None
-            if session is not None and self._process == os.getpid():
+            if session is not None:
                 await session.close()
 
         self._drive(close())
@@ -153,6 +153,8 @@ class SyncClient:
 
     def _drive(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine when it is this thread's turn."""
+        if self._process != os.getpid():
+            self._begin_anew()
         if self._turn == threading.get_ident():
             coroutine.close()
             raise UsageError("busy: a callback cannot use the client whose call it is told of")
@@ -163,6 +165,14 @@ class SyncClient:
             finally:
                 self._turn = None
 
+    def _begin_anew(self) -> None:
+        """After a fork, leave the session to the parent, and the lock to whichever of its threads holds it."""
+        self._process = os.getpid()
+        self._lock, self._turn = threading.Lock(), None
+        session, self._session = self._session, None
+        if session is not None and not session.channel.broken:
+            session.channel.stream.abort()  # of an idle stream it closes our copy of the socket, and no more
+
     def _until(self) -> float | None:
         total = self.options.limits.total
         return None if total is None else time.monotonic() + total
@@ -171,9 +181,6 @@ class SyncClient:
     async def _lease(self, until: float | None) -> AsyncGenerator[Session]:
         """The session for the time of a block: the one at hand if it is still good, else a new one."""
         session = self._session
-        if self._process != os.getpid():
-            self._process = os.getpid()
-            self._session = session = None  # the parent's: closing it in order would end the parent's session
         if session is None or not session.usable:
             if session is not None:
                 session.abort("dead or broken")

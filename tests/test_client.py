@@ -17,6 +17,7 @@ import pytest
 import pytest_asyncio
 
 import smtpkit
+import smtpkit.testing
 from smtpkit import (
     ChannelLost,
     Client,
@@ -49,6 +50,7 @@ from smtpkit.testing import Fault, Script, Server
 from tests.memory import Talk
 from tests.memory import mail as prepared
 
+CERTIFICATE = Path(smtpkit.testing.__file__).with_name("certificate.pem")
 MAIL = b"From: ann@example.com\r\nTo: bob@example.com\r\nSubject: hello\r\n\r\nhello\r\n"
 
 
@@ -101,6 +103,41 @@ async def test_without_a_context(server: Server) -> None:
     assert session.said("C")[-1] == b"QUIT"
     with pytest.raises(UsageError, match="the client is closed; make a new one"):
         await client.send(MAIL)
+
+
+@pytest.mark.anyio
+async def test_closed_while_busy() -> None:
+    """``aclose()`` ends what is under way, what waits for a session and what opens one; nothing is sent afterwards."""
+    errors: dict[str, SMTPError] = {}
+    with Server(Script(replies={"END": None}), Script(delay={"greeting": 0.3})) as server:
+        client = Client(server.url, connections=2)
+
+        async def send(name: str) -> None:
+            try:
+                await client.send(MAIL)
+            except SMTPError as error:
+                errors[name] = error
+
+        async with anyio.create_task_group() as tasks:
+            spoken, connected = anyio.Event(), anyio.Event()
+            client.on(TransferEnded, lambda _: spoken.set())
+            tasks.start_soon(send, "spoken")
+            await spoken.wait()
+            client.on(Connected, lambda _: connected.set())
+            tasks.start_soon(send, "opening")
+            await connected.wait()
+            tasks.start_soon(send, "waiting")
+            await anyio.wait_all_tasks_blocked()
+            assert repr(client).endswith("2 busy, 0 idle, 1 waiting, of 2>>")
+            await client.aclose()
+        assert repr(client).endswith("0 busy, 0 idle, 0 waiting, of 2>>")
+    assert {name: type(error) for name, error in errors.items()} == {
+        "spoken": InDoubt,
+        "opening": UsageError,
+        "waiting": UsageError,
+    }
+    assert len(server.sessions) == 2
+    assert not server.received
 
 
 @pytest.fixture(scope="module")
@@ -349,15 +386,20 @@ def test_threads_take_turns(server: Server) -> None:
 
 
 FORKING = """
-import os, sys
+import os, ssl, sys, threading
 from smtpkit import SyncClient
 
 def numbered(number):
     return %(mail)r + b"number %%d\\r\\n" %% number
 
-with SyncClient(%(url)r) as client:
+context = ssl.create_default_context(cafile=%(authority)r) if %(authority)r else None
+with SyncClient(%(url)r, ssl_context=context) as client:
     client.send(numbered(0))
+    if %(held)r:  # as if another thread were using the client
+        client._lock.acquire()
     child = os.fork()
+    if child and %(held)r:
+        client._lock.release()
     client.send(numbered(1 if child else 2))
     if child:
         assert os.waitpid(child, 0)[1] == 0
@@ -366,15 +408,21 @@ with SyncClient(%(url)r) as client:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
-def test_after_fork(server: Server) -> None:
-    """After a fork the child opens a session of its own and leaves that of the parent alone."""
-    script = FORKING % {"mail": MAIL, "url": server.url}
-    subprocess.run(
-        [sys.executable, "-W", "error", "-c", script],
-        env={**os.environ, "PYTHONPATH": str(Path(smtpkit.__file__).parents[1])},
-        check=True,
-        timeout=30,
-    )
+@pytest.mark.parametrize("held", [False, True], ids=["at rest", "used by a thread"])
+@pytest.mark.parametrize("tls", ["none", "implicit"])
+def test_after_fork(tls: Any, held: bool) -> None:  # noqa: FBT001  pytest gives arguments by name
+    """After a fork the child opens a session of its own, and leaves the parent's alone without a complaint."""
+    with Server(Script(tls=tls)) as server:
+        authority = str(CERTIFICATE) if tls == "implicit" else ""
+        script = FORKING % {"mail": MAIL, "url": server.url, "authority": authority, "held": held}
+        run = subprocess.run(
+            [sys.executable, "-X", "dev", "-W", "error", "-c", script],
+            env={**os.environ, "PYTHONPATH": str(Path(smtpkit.__file__).parents[1])},
+            capture_output=True,
+            check=False,
+            timeout=30,
+        )
+    assert (run.returncode, run.stderr) == (0, b"")
     assert_received_once(server, 4)
     parent, child = server.sessions
     by = {mail.octets: mail.session for mail in server.received}
@@ -648,11 +696,12 @@ async def test_errors_pickle(name: str) -> None:
     script, mail, _ = FATES[name]
     _, error, _ = await fate(script, mail)
     assert error is not None
-    assert error.outcome is not None
     again = pickle.loads(pickle.dumps(error))
     assert type(again) is type(error)
     assert str(again) == str(error)
     assert again.transient == error.transient
+    assert error.outcome is not None
+    assert again.outcome is not None
     assert again.outcome.error is again
     for field in ("accepted", "refused", "in_doubt", "reply", "replies", "message_id", "item"):
         assert getattr(again.outcome, field) == getattr(error.outcome, field)

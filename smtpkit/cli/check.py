@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from textwrap import wrap
 from typing import Any
 
 from smtpkit import Report
@@ -113,13 +114,14 @@ def _tls(report: Report, screen: Screen, now: float) -> Iterator[str]:
     if not report.verified or not certificate:
         yield _row(screen, "certificate", "not verified: it may be anybody who answers")
         return
-    names = [f"{name}" for _, name in certificate.get("subjectAltName", ())]
+    names = [str(name) for _, name in certificate.get("subjectAltName", ())] or ["no name"]
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
     yield _row(
         screen,
         "certificate",
         _distinguished(certificate, "subject"),
         f"issued by {_distinguished(certificate, 'issuer')}",
-        f"for {', '.join(names[:4])}" + (f" and {len(names) - 4} more" if len(names) > 4 else ""),
+        *wrap(f"for {', '.join(names[:8])}{more}", screen.width - 14),
     )
     left = (_seconds(certificate["notAfter"]) - now) / DAY
     style: Style = "green" if left >= 14 else "yellow" if left >= 3 else "red"

@@ -56,8 +56,8 @@ def main(arguments: Sequence[str]) -> int:
     add_colour(parser)
     screen = Screen(when=parser.parse_args(arguments).color)
     with Server(script()) as server:
-        same = asyncio.run(Demo(screen, server).run())
-    return 0 if same else FAILED
+        good = asyncio.run(Demo(screen, server).run())
+    return 0 if good else FAILED
 
 
 def script() -> "Script":
@@ -249,6 +249,8 @@ class Demo:
 
     def _heading(self, title: str, code: str) -> None:
         screen = self._screen
+        if screen.gone:
+            raise BrokenPipeError
         number = str(len(self._rows) + 1)
         screen.line()
         screen.line(f"{screen.paint(number, 'cyan', 'bold')} {screen.paint(title, 'bold')}")

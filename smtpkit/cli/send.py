@@ -12,6 +12,7 @@ from smtpkit import (
     Event,
     Message,
     Outcome,
+    Reply,
     Settled,
     SMTPError,
     TransferEnded,
@@ -234,7 +235,7 @@ def _as_json(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _reply(reply: Any) -> dict[str, Any] | None:
+def _reply(reply: Reply | None) -> dict[str, Any] | None:
     if reply is None:
         return None
     return {"code": reply.code, "enhanced": reply.enhanced and str(reply.enhanced), "lines": reply.lines}

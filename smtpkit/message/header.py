@@ -27,7 +27,8 @@ _NAME = re.compile(r"[!-9;-~]{1,76}\Z")
 _PLAIN_PHRASE = re.compile(r"[A-Za-z0-9!#$%&'*+\-/=?^_`{|}~]+(?: [A-Za-z0-9!#$%&'*+\-/=?^_`{|}~]+)*\Z")
 _PIECE = re.compile(r"[ \t]*[^ \t]+")
 _FIELD = re.compile(rb"([!-9;-~]+)[ \t]*:")
-_START = re.compile(rb"(?:>?From |[!-9;-~]{1,998}[ \t]*:)")  # mailboxes in mbox format put their own line first
+_FIELD_READ = re.compile(rb"(?:\xef\xbb\xbf)?" + _FIELD.pattern)  # some editors put U+FEFF before the first
+_START = re.compile(rb"\xef\xbb\xbf|>?From |[!-9;-~]{1,998}[ \t]*:")  # mbox format puts a line of its own first
 _BLANK_LINE = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?=[\r\n])")
 
 
@@ -111,23 +112,27 @@ def header_end(octets: bytes | bytearray, *, searched: int = 0, at_end: bool = F
 
 
 def without(header: bytes, names: Sequence[str] = NEVER_SENT) -> bytes:
-    """The header without the fields named (in lower case) and their folded lines; every other octet stays."""
+    """The header without the fields named (in lower case) and their folded lines; every other octet stays.
+
+    But where something goes, a CR at the end becomes CRLF: else it would take the LF of an empty line for its own.
+    """
     kept = []
     dropping = False
     for line in header.splitlines(keepends=True):
         if line[:1] not in {b" ", b"\t"}:
-            start = _FIELD.match(line)
+            start = _FIELD_READ.match(line)
             dropping = start is not None and start[1].decode().lower() in names
         if not dropping:
             kept.append(line)
-    return b"".join(kept)
+    octets = b"".join(kept)
+    return octets + b"\n" if octets[-1:] == b"\r" and len(octets) < len(header) else octets
 
 
 def fields(header: bytes) -> list[tuple[str, str]]:
     """Name in lower case and text, unfolded, of each field; octets that are not UTF-8 are replaced."""
     found: list[tuple[str, list[bytes]]] = []
     for line in header.splitlines():
-        start = _FIELD.match(line)
+        start = _FIELD_READ.match(line)
         if line[:1] in {b" ", b"\t"}:
             if found:
                 found[-1][1].append(line)

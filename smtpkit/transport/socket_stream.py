@@ -65,12 +65,16 @@ class SocketStream(ABC):
                 await self._share(min(self.untaken, PIECE))
                 if self._closed or self._lost is not None:
                     raise self._loss()
+                piece = view[start : start + PIECE]
+                self.untaken -= len(piece)  # it may leave at once, and Ctrl-C come before the count of it
                 try:
-                    self.untaken -= self._socket.send(view[start : start + PIECE])
+                    self.untaken += len(piece) - self._socket.send(piece)
                 except BlockingIOError:
+                    self.untaken += len(piece)
                     await self._wait(reading=not self._ended and self._unread < UNREAD, writing=True)
                     self._take_in()
                 except OSError as error:
+                    self.untaken += len(piece)
                     self._take_in()  # the peer's last words
                     self._lost = error
         finally:

@@ -197,17 +197,15 @@ class SecureStream:
         except ssl.SSLError as error:
             raise self._loss(error) from error
         records = self._outgoing.read()
-        rest = self.untaken - len(piece)
+        self.untaken -= len(piece)  # it may leave at once, and Ctrl-C come before the count of it
         try:
             await self._put(records)
         except BaseException:
             if self._stream.untaken:
                 # The last record is cut, and all before it are full ones.
-                self.untaken -= RECORD * _whole_records(records, len(records) - self._stream.untaken)
-            else:
-                self.untaken = rest
+                taken = _whole_records(records, len(records) - self._stream.untaken)
+                self.untaken += len(piece) - RECORD * taken
             raise
-        self.untaken = rest
 
     async def _put(self, records: bytes) -> None:
         try:

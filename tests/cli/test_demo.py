@@ -3,12 +3,14 @@
 import asyncio
 import dataclasses
 import io
+import os
 import sys
 import unicodedata
 from collections.abc import Callable
 
 import pytest
 
+import smtpkit
 from smtpkit.cli import demo
 from smtpkit.cli.main import main
 from smtpkit.cli.screen import Screen
@@ -96,6 +98,15 @@ def test_breach_is_seen() -> None:
     assert "The server complains: bare LF\\x1b\n" in file.getvalue()
 
 
+def test_reader_has_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is demonstrated to nobody: as other programs, it ends as by SIGPIPE, without a word."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w", encoding="utf-8") as file:
+        monkeypatch.setattr(sys, "stdout", file)
+        assert main(["demo"]) == 141
+
+
 CHANGES: list[Callable[[Received], Received]] = [
     lambda mail: dataclasses.replace(mail, octets=mail.octets[:-1]),
     lambda mail: dataclasses.replace(mail, octets=mail.octets + b"\r\n"),
@@ -109,12 +120,9 @@ CHANGES: list[Callable[[Received], Received]] = [
 def test_same_sees_every_difference() -> None:
     """A mail that is missing, doubled, or changed in one octet, in its sender or its recipients is not the same."""
     meant = [demo._numbered(1), demo._numbered(2)]
-    with Server(Script()) as server:
-        import smtpkit
-
-        with smtpkit.SyncClient(server.url) as client:
-            for mail in reversed(meant):
-                client.send(mail.octets)
+    with Server(Script()) as server, smtpkit.SyncClient(server.url) as client:
+        for mail in reversed(meant):
+            client.send(mail.octets)
         first, second = server.received
     assert demo.same(meant, [first, second])
     assert not demo.same(meant, [first])

@@ -1,6 +1,7 @@
 """The screen: colour only where it is wanted, a redrawn line only on a terminal, nothing raw from others."""
 
 import io
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -109,6 +110,18 @@ def test_what_the_encoding_cannot_say() -> None:
     screen.line(screen.bar(0.5, 4) + " Grüße ≠ 你")
     assert screen.stripe(0.5, 4) == "##"
     assert file.getvalue() == "##.. Grüße != \\u4f60\n"
+
+
+def test_reader_has_left() -> None:
+    """When nobody reads any more the screen says so and goes quiet; nothing fails, not at the end either."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w", encoding="utf-8") as file:
+        screen = Screen(file)
+        assert not screen.gone
+        screen.line("one")
+        assert screen.gone
+        screen.line("two")
 
 
 @pytest.mark.parametrize(

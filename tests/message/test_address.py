@@ -7,7 +7,7 @@ from types import FrameType
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smtpkit.errors import InvalidMail
@@ -159,6 +159,7 @@ ALPHABET = st.sampled_from([*'ab.@,;:<>()[]"\\ \t=?_éß\u212a\ud800\n\x00', "=?
 LISTS = st.one_of(st.lists(ALPHABET, max_size=40).map("".join), st.text(max_size=60))
 
 
+@settings(deadline=None)
 @given(LISTS)
 def test_nothing_but_invalid_mail(text: str) -> None:
     """Any text is read or refused by InvalidMail; what is read can be written, and read again with equal addresses."""
@@ -176,6 +177,7 @@ def test_nothing_but_invalid_mail(text: str) -> None:
 NAMES = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=120)
 
 
+@settings(deadline=None)
 @given(st.lists(NAMES, min_size=1, max_size=4))
 def test_display_names_round_trip(names: list[str]) -> None:
     """A display name is read as it was written, but for blanks at its ends and in a row."""

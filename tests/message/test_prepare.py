@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smtpkit.errors import InvalidMail
-from smtpkit.message.message import DSN, SMALL, Prepared, prepare
+from smtpkit.message.message import DSN, SMALL, Attachment, Message, Prepared, prepare
 from smtpkit.protocol.mail_data import LineEnds, MailData
 from tests.streams import run as drive
 
@@ -153,6 +153,7 @@ ENDS = st.sampled_from([b"\r\n", b"\n", b"\r"])
 BLOCKS = st.lists(st.tuples(LINES, ENDS), max_size=12).map(lambda lines: b"".join(map(b"".join, lines)))
 
 
+@settings(deadline=None, max_examples=300)
 @given(BLOCKS, st.randoms(use_true_random=False))
 def test_chunks_do_not_matter(tmp_path_factory: pytest.TempPathFactory, whole: bytes, chance: random.Random) -> None:
     """However the octets are cut, and from whatever source, the same ones go out, and no Bcc field is in the header."""
@@ -204,12 +205,37 @@ def test_faults_in_the_octets(kind: str, tmp_path: Path) -> None:
     assert tell(b"a\nb\rc", "normalize") == b"To: a\r\n\r\na\r\nb\r\nc\r\n"
 
 
+def test_a_cr_before_bcc_is_still_a_line_end() -> None:
+    """Where Bcc goes between a CR and an empty line of LF, the empty line stays: the text does not become header."""
+    mail = prepared(b"To: a\rBcc: b@c.example\r\n\nBcc: text\r\n", "", "d@e.example")
+    assert octets(mail.mail_data) == b"To: a\r\n\r\nBcc: text\r\n"
+
+
 def test_what_octets_show() -> None:
     """Of octets at hand all is known; of a one-shot source what its head shows."""
     assert prepared(b"To: a@b.example\r\n\r\n\xff\r\n", "").mail_data.eight_bit is True
     plain = prepared(b"To: a@b.example\r\n\r\nx\r\n", "").mail_data
     assert (plain.eight_bit, plain.mended, plain.wire_safe) == (False, True, True)
     assert prepared(iter([b"To: a@b.example\r\n\r\n\xff\r\n"]), "").mail_data.eight_bit is True
+
+
+def test_chunks_of_other_kinds() -> None:
+    """Chunks may be bytearrays and memoryviews; an async iterable need not have more than its protocol asks for."""
+
+    class Plain:
+        def __init__(self) -> None:
+            self._chunks: Iterator[bytes] = iter([RAW, b"more\r\n"])
+
+        def __aiter__(self) -> "Plain":
+            return self
+
+        async def __anext__(self) -> bytes:
+            for chunk in self._chunks:
+                return chunk
+            raise StopAsyncIteration
+
+    assert octets(prepared([bytearray(RAW[:9]), memoryview(RAW[9:])]).mail_data) == SENT
+    assert octets(prepared(Plain()).mail_data) == SENT + b"more\r\n"
 
 
 def test_a_file_is_not_taken_for_what_it_was(tmp_path: Path) -> None:
@@ -400,6 +426,21 @@ def test_heavy_work_is_run_elsewhere(tmp_path: Path) -> None:
         assert runs.count == count
 
 
+@pytest.mark.anyio
+async def test_no_event_loop_is_held_up(anyio_backend: str, tmp_path: Path) -> None:
+    """On asyncio and on trio: whatever opens or reads a file does so in a worker thread."""
+    from anyio import to_thread
+
+    path = source("path", [RAW], tmp_path)
+    written = Message(sender="a@b.example", to="c@d.example", text="x", attachments=[path, Attachment(b"x", "a.pdf")])
+    with path.open("rb") as file:
+        for message in (path, file, written, email_message(), RAW, source("async", [RAW], tmp_path)):
+            mail = await prepare(message, run=to_thread.run_sync)
+            assert mail.envelope.forward_paths
+            if mail.mail_data.one_shot:  # trio warns of an async generator that is not read to its end
+                assert b"".join(await _gather(mail.mail_data.tell())) == SENT
+
+
 # --- messages of the standard library
 
 
@@ -456,6 +497,10 @@ def test_seven_bits() -> None:
     assert isinstance(other, MIMEPart)
     assert one.get_content().splitlines() == other.get_content().splitlines()
     assert prepared(old_message()).mail_data.seven_bit is None
+    raw = "From: a@b.example\nTo: a@b.example\nContent-Type: text/plain; charset=utf-8\n\né".encode()
+    seven_bit = prepared(message_from_bytes(raw, policy=policy.default)).mail_data.seven_bit
+    assert seven_bit is not None
+    assert b"Content-Transfer-Encoding: base64\r\n" in octets(seven_bit())
     nameless = prepared(
         message_from_bytes(b"From: a@b.example\nTo: a@b.example\n\n\xe9", policy=policy.default)
     ).mail_data
@@ -576,6 +621,7 @@ def test_groups_and_odd_messages() -> None:
     assert str(prepared(bare, "", "c@d.example").message_id).endswith("@localhost>")
     bare["Message-ID"], bare["Date"] = "<own@b.example>", "Mon, 01 Jan 2024 00:00:00 +0000"
     assert prepared(bare, "", "c@d.example").message_id == "<own@b.example>"
+    assert str(prepared(old_message(From="nobody"), "a@b.example").message_id).endswith("@b.example>")
     old = old_message(X="a\ud800")
     with pytest.raises(InvalidMail, match="X: it holds a lone surrogate"):
         prepared(old)

@@ -203,6 +203,7 @@ def _without_complaint(request: pytest.FixtureRequest) -> Iterator[None]:
     while (log := server.log[start:]).count(f": {client}") > log.count(f": dis{client}"):
         assert time.monotonic() < until, f"a session did not end\n{log}"
         time.sleep(0.01)
+    assert f": {client}" in log
     assert not [line for line in log.splitlines() if f"[{OURS}]" in line and COMPLAINTS.search(line)]
 
 
@@ -327,6 +328,7 @@ def test_addresses_in_utf8(place: AtPostfix | AtAiosmtpd, way: str) -> None:
     assert place.arrived(recipient) == [mail]
 
 
+@pytest.mark.servers
 def test_domain_as_a_label(at_postfix: AtPostfix, way: str) -> None:
     """A domain outside ASCII is said in A-labels, without SMTPUTF8, and the mail is delivered there."""
     local = uuid4().hex
@@ -428,6 +430,7 @@ def test_refusals_in_one_session(place: AtPostfix | AtAiosmtpd, way: str) -> Non
     assert not place.knows(never)
 
 
+@pytest.mark.servers
 def test_refused_for_now(at_postfix: AtPostfix, way: str) -> None:
     """A 451 is transient, and says so."""
 
@@ -461,6 +464,7 @@ def test_commands(place: AtPostfix | AtAiosmtpd, way: str) -> None:
     assert place.arrived(recipient) == [MAILS["text"]]
 
 
+@pytest.mark.servers
 def test_notification(at_postfix: AtPostfix, way: str) -> None:
     """DSN's parameters are understood: the notification that comes back names the envelope and the original path."""
     sender, recipient = new_recipient("from"), new_recipient()

@@ -19,6 +19,7 @@ from smtpkit.protocol import procedures
 from smtpkit.protocol.reply import Reply
 from smtpkit.protocol.steps import Procedure
 from smtpkit.session import Report, Session, World, deliver, members
+from smtpkit.throttle import Throttle
 
 if TYPE_CHECKING:
     import os
@@ -52,6 +53,8 @@ class Client:
     def __init__(self, url: str | None = None, **options: Unpack[OptionKeywords]) -> None:
         self.options = Options.of(url, **options)
         self._observers = Observers()
+        rate = self.options.rate
+        self._throttle = Throttle(rate, time.monotonic()) if rate else None
         self._pool: Pool[Session] = Pool(self.options.connections)
         self._opened = 0
         self._seen_tls: set[str] = set()
@@ -193,7 +196,7 @@ class Client:
 
         self._check_open()  # whoever waited may come to open one after aclose()
         self._opened += 1
-        session = Session(self.options, self._opened, self._observers)
+        session = Session(self.options, self._opened, self._observers, self._throttle)
         await session.open(World(connect, run_in_worker, time.monotonic), until, self._seen_tls)
         if self._closed:  # meanwhile; aclose() knows nothing of a session that is being opened
             session.abort("the client was closed")

@@ -281,7 +281,9 @@ class Options:
     tls_name: str | None = field(default=None, metadata=_row(_HOST, "the certificate's name, if not the host"))
     allow_plaintext_auth: bool = field(default=False, metadata=_row(_FLAG, "let a login go unencrypted or unverified"))
     hello: str | None = field(default=None, metadata=_row(_HELLO, "the name for EHLO"))
-    rate: float | None = field(default=None, metadata=_row(_RATE, "how fast mail data goes out at most"))
+    rate: float | None = field(
+        default=None, metadata=_row(_RATE, "how fast mail data goes out at most, over all sessions together")
+    )
     chunking: Chunking = field(default="auto", metadata=_row(_choice(Chunking), "BDAT instead of DATA"))
     newlines: Newlines = field(default="normalize", metadata=_row(_choice(Newlines), "mend or refuse bare CR and LF"))
     on_refused: OnRefused = field(default="continue", metadata=_row(_choice(OnRefused), "when a recipient is refused"))

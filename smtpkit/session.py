@@ -85,7 +85,7 @@ class Session:
 
     channel: Channel
 
-    def __init__(self, options: Options, number: int, observers: Observers) -> None:
+    def __init__(self, options: Options, number: int, observers: Observers, throttle: Throttle | None = None) -> None:
         self.options = options
         self.number = number
         self.uses = 0
@@ -94,6 +94,7 @@ class Session:
         self.mechanism: str | None = None  # the one that logged in
         self.times: dict[str, float] = {}  # of each stage of opening, in seconds
         self._observers = observers
+        self._throttle = throttle  # shared by the sessions of a client
         self._open = False  # a transaction was left open: RSET leads the next
         self._closed = False
         self._mark = 0.0
@@ -120,7 +121,7 @@ class Session:
                 stream,
                 options.limits,
                 secure=self._secure,
-                throttle=Throttle(options.rate, stream.now()) if options.rate else None,
+                throttle=self._throttle,
                 observers=self._observers,
                 session=self.number,
             )
@@ -135,8 +136,9 @@ class Session:
             if options.credentials is not None:
                 await self._authenticate(options.credentials)
         except BaseException as error:
-            if stream is not None:
-                stream.abort()
+            if isinstance(error, SMTPError) and "greeting" in self.times:
+                await self.close()
+            elif stream is not None:
                 self.abort(type(error).__name__)
             if isinstance(error, TimeoutError) and not isinstance(error, SMTPError):
                 raise TimedOut(f"{options.shown}: the {name} limit ran out", limit=name) from error

@@ -19,6 +19,7 @@ from smtpkit.protocol import procedures
 from smtpkit.protocol.reply import Reply
 from smtpkit.protocol.steps import Procedure
 from smtpkit.session import Report, Session, World, deliver, members
+from smtpkit.throttle import Throttle
 
 if TYPE_CHECKING:
     from smtpkit.client import Sendable
@@ -53,6 +54,8 @@ class SyncClient:
         options["connections"] = 1  # whatever a URL shared with async clients says
         self.options = Options.of(url, **options)
         self._observers = Observers()
+        rate = self.options.rate
+        self._throttle = Throttle(rate, time.monotonic()) if rate else None
         self._lock = threading.Lock()
         self._turn: int | None = None  # the thread whose turn it is
         self._session: Session | None = None
@@ -199,5 +202,5 @@ class SyncClient:
         if self._closed:
             raise UsageError("the client is closed; make a new one")
         self._opened += 1
-        session = Session(self.options, self._opened, self._observers)
+        session = Session(self.options, self._opened, self._observers, self._throttle)
         return await session.open(World(connect_blocking, run_inline, time.monotonic), until, self._seen_tls)

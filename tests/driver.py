@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from smtpkit.protocol.command import Command, Greeting
+from smtpkit.protocol.command import Command, Greeting, Quit
 from smtpkit.protocol.reply import Reply
 from smtpkit.protocol.steps import Hear, Lost, Pass, Procedure, Say, Secure, Step, Transfer, Transferred
 
@@ -42,6 +42,7 @@ class Talk(Generic[T]):
 
 def drive(procedure: Procedure[T], *answers: Answer, lose: tuple[int, Lost] | None = None) -> Talk[T]:
     """Run a procedure to its end. Each Hear takes an answer, each Transfer one if it is next in line.
+    QUIT is answered in any case.
 
     ``lose``: that Lost is thrown at the step of that number. A procedure may hear only what is owed, says nothing after
     Pass, and returns only when nothing is owed or the channel is over.
@@ -72,7 +73,8 @@ def drive(procedure: Procedure[T], *answers: Answer, lose: tuple[int, Lost] | No
                     talk.most = max(talk.most, talk.owed)
                 case Hear():
                     assert talk.owed, "hears what nobody owes"
-                    answer = talk.left.pop(0)
+                    quitting = isinstance(talk.commands[-1], Quit) and not talk.left
+                    answer = "221 bye" if quitting else talk.left.pop(0)
                     talk.owed -= 1
                     assert not isinstance(answer, Transferred), "heard where a transfer was expected"
                     value = reply(answer) if isinstance(answer, str) else answer

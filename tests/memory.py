@@ -10,6 +10,7 @@ from smtpkit.protocol.envelope import Envelope
 from smtpkit.protocol.mail_data import MailData
 from smtpkit.session import Session, World
 from smtpkit.testing import Dialogue, Received, Script
+from smtpkit.throttle import Throttle
 from smtpkit.transport.connect import run_inline
 from tests.streams import MemoryStream, run
 
@@ -55,7 +56,9 @@ class Talk:
         chosen: OptionKeywords = {"hello": "client.example", "tls": "none"}
         self.options = Options.of(url, **(chosen | (options or {})))
         self.observers = Observers()
-        self.session = Session(self.options, 1, self.observers)
+        rate = self.options.rate
+        throttle = Throttle(rate, self.stream.clock) if rate else None
+        self.session = Session(self.options, 1, self.observers, throttle)
 
     @property
     def received(self) -> list[Received]:
@@ -80,4 +83,3 @@ def tried(script: Script, options: OptionKeywords | None = None, **stream: Any) 
     except SMTPError:
         return talk, None
     return talk, talk.send()
-

@@ -23,7 +23,7 @@ from smtpkit.errors import (
 )
 from smtpkit.events import SessionClosed
 from smtpkit.message.message import prepare
-from smtpkit.options import OptionKeywords
+from smtpkit.options import Limits, OptionKeywords
 from smtpkit.protocol.command import line
 from smtpkit.protocol.envelope import Envelope
 from smtpkit.protocol.mail_data import MailData
@@ -80,7 +80,7 @@ def test_cr_lf_nul_in_command_arguments(bad: str) -> None:
 @pytest.mark.parametrize("unsolicited", ["250 ok", "421 bye", "550 no", "garbage"])
 def test_unsolicited_lines_between_commands(stage: str, unsolicited: str) -> None:
     """A line nobody asked for is not taken for the reply to the next command."""
-    early = {stage: f"{unsolicited}\r\n".encode()}
+    early: dict[str | int, Any] = {stage: f"{unsolicited}\r\n".encode()}
     talk, outcome = tried(Script(early=early, extensions=("8BITMIME",)))
     agrees(talk, outcome)
     if stage == "END":
@@ -98,7 +98,8 @@ def test_a_timeout_that_leaves_a_reply_on_its_way() -> None:
     """After a limit ran out the session is not used again: the late reply would answer the next mail."""
     late = Script(delay={f"RCPT:{BOB}": 0.3})
     closed: list[SessionClosed] = []
-    with Server(late, Script()) as server, SyncClient(server.url, timeout=0.1, **OPTIONS) as client:
+    options: OptionKeywords = {**OPTIONS, "timeout": 0.1}
+    with Server(late, Script()) as server, SyncClient(server.url, **options) as client:
         client.on(SessionClosed, closed.append)
         with pytest.raises(TimedOut):
             client.send(MAIL, ANN, [BOB])
@@ -108,8 +109,9 @@ def test_a_timeout_that_leaves_a_reply_on_its_way() -> None:
 
 
 @pytest.mark.parametrize("kind", ["close", "reset", "garbage", "stall"])
-def test_quit_answered_by_a_dropped_connection(kind: Any) -> None:
+def test_quit_answered_by_a_dropped_connection(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """How the server answers QUIT changes nothing of what was sent, and raises nothing."""
+    monkeypatch.setattr(Limits, "farewell", 0.1)
     with Server(Script(replies={"QUIT": Fault(kind)})) as server, SyncClient(server.url, **OPTIONS) as client:
         outcome = client.send(MAIL, ANN, [BOB])
         client.close()

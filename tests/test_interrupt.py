@@ -1,8 +1,8 @@
 """Ctrl-C at the worst moment: between the last octet and its reply, in the caller's own thread."""
 
-import os
 import signal
 import threading
+from contextlib import suppress
 
 import pytest
 
@@ -30,10 +30,8 @@ def test_ctrl_c_behind_the_last_octet_is_in_doubt_or_accepted(tls: str) -> None:
             client = SyncClient(server.url, ssl_context=context, tls="required" if context else "none")
             client.on(Settled, settled.append)
             server.clear()
-            try:
+            with suppress(KeyboardInterrupt):
                 client.send(MAIL)
-            except KeyboardInterrupt:
-                pass
             assert server.received
             (told,) = settled
             assert {*told.outcome.accepted, *told.outcome.in_doubt} == {"bob@example.com"}

@@ -17,6 +17,7 @@ from smtpkit.events import CommandSent, Event
 from smtpkit.options import OptionKeywords, Options, Secret
 from smtpkit.pool import Pool, Request
 from smtpkit.protocol.procedures import MOST_CHALLENGES
+from smtpkit.protocol.sasl import MECHANISMS, Identity, Mechanism, Row
 from smtpkit.testing import Fault, Script, Server
 from tests.hostile import forms, found
 from tests.memory import Talk
@@ -65,6 +66,22 @@ def test_a4_endless_challenges(mechanism: str) -> None:
     assert lines.count(b"*") == 1
     assert lines[-2] == b"*"
     assert len(lines) <= MOST_CHALLENGES + 5
+
+
+def test_a4_a_mechanism_that_never_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where mechanism and server would go on for ever the eighth response is the last."""
+
+    def talkative(who: Identity) -> Mechanism:
+        yield None
+        while True:
+            yield b"and another thing"
+
+    monkeypatch.setitem(MECHANISMS, "PLAIN", Row(talkative, by_token=False, plaintext=True))
+    script = Script(**users("PLAIN"), replies={"AUTH": "334 YQ==", "RESPONSE": "334 YQ=="})
+    talk, error = refused(script, login("PLAIN"))
+    assert isinstance(error, ProtocolViolation)
+    assert talk.stream.sent.count(base64.b64encode(b"and another thing")) == 8
+    assert talk.stream.sent.endswith(b"\r\n*\r\n")
 
 
 @every_mechanism
@@ -129,7 +146,7 @@ def test_a5_error_challenge(mechanism: str, last: bytes) -> None:
     assert isinstance(error, AuthenticationRefused)
     assert error.reply.code == 535
     assert b"status" in (error.challenge or b"")
-    assert talk.stream.sent.endswith(last)
+    assert talk.stream.sent.removesuffix(b"QUIT\r\n").endswith(last)
     assert talk.stream.sent.count(b"AUTH ") == 1
 
 
@@ -320,7 +337,7 @@ def _others() -> Iterator[Options]:
     yield Options.of("submission://mail.example.com:2587", **BASE)
     yield Options.of("lmtp://mail.example.com:587", **BASE)
     yield Options.of(url, tls="required")
-    for other in (
+    others: tuple[OptionKeywords, ...] = (
         {"user": "bob"},
         {"password": "two"},
         {"authzid": "bob"},
@@ -333,8 +350,10 @@ def _others() -> Iterator[Options]:
         {"hello": "client.example"},
         {"local_address": "127.0.0.1"},
         {"local_port": 2525},
-    ):
-        yield Options.of(url, **{**BASE, **other})  # type: ignore[typeddict-item]
+    )
+    for other in others:
+        options: OptionKeywords = {**BASE, **other}
+        yield Options.of(url, **options)
     yield Options.of(url, user="ann", token="one", tls="required")
 
 

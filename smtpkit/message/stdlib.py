@@ -5,6 +5,7 @@ the octets pass ``check_header`` whichever Python made them. What was parsed and
 """
 
 import io
+import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -75,6 +76,10 @@ def _flatten(twin: "StdlibMessage", cte_type: Literal["7bit", "8bit"]) -> bytes:
     from email.generator import BytesGenerator
     from email.policy import EmailPolicy
 
+    for part in twin.walk():
+        for name, value in part.raw_items():
+            if re.search(r"[\r\n\0]", f"{name}:{fields.unfold(str(value))}"):
+                raise InvalidMail(f"header field {name[:76]!r}: it holds a line end or NUL; remove it")
     policy = twin.policy.clone(linesep="\r\n", cte_type=cte_type)
     if isinstance(policy, EmailPolicy):  # what was parsed stays as it was folded
         policy = policy.clone(refold_source="none", utf8=False)

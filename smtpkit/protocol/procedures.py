@@ -72,16 +72,19 @@ def ask(command: Command) -> Generator[Step, Reply, Reply]:
     return (yield from _hear(command.verb))
 
 
+def _leave() -> Generator[Step, Any, None]:
+    """Say QUIT before the session is given up, as RFC 5321 section 4.1.1.10 asks; what comes of it is all one."""
+    yield Say(Quit())
+    with suppress(Lost):
+        yield Hear()
+
+
 def greeting() -> Procedure[Reply]:
-    """The server speaks first. Raises Refused for a no (554: no service here), after QUIT, which such a server still
-    waits for (RFC 5321 section 3.1).
-    """
+    """The server speaks first. Raises Refused for a no (554: no service here; RFC 5321 section 3.1)."""
     yield Say(Greeting())
     reply = yield from _hear("greeting")
     if reply.negative:
-        yield Say(Quit())
-        with suppress(Lost):
-            yield Hear()
+        yield from _leave()
         raise Refused(reply, "greeting")
     if not reply.positive:
         raise ProtocolViolation(f"{reply}: no greeting")
@@ -101,6 +104,7 @@ def hello(name: str, *, lmtp: bool = False, fall_back: bool = True) -> Procedure
             return NOTHING
     if reply.intermediate:
         raise ProtocolViolation(f"{said.verb} answered by {reply}")
+    yield from _leave()
     raise Refused(reply, said.verb)
 
 
@@ -140,6 +144,7 @@ def authenticate(name: str, who: sasl.Identity) -> Procedure[Reply]:
         raise ProtocolViolation(f"AUTH {name}: a challenge that has no answer; given up, and the server said {reply}")
     if reply.positive or reply.code == 504:
         return reply
+    yield from _leave()
     raise AuthenticationRefused(reply, "AUTH", challenge=challenge)
 
 
@@ -452,10 +457,9 @@ def _judge(command: Command, verdict: _Verdict) -> Generator[Step, Reply, None]:
 def _end_empty(verdict: _Verdict, error: SMTPError) -> Generator[Step, Any, None]:
     """354 although nobody was accepted: a lone dot is refused by the server (RFC 2920 section 3.1).
 
-    Where MAIL or a required path was refused a dot might deliver an empty mail, and LMTP owes no reply to it: the
-    session is dropped instead.
+    Where MAIL was refused a dot might deliver an empty mail, and LMTP owes no reply to it: the session is dropped.
     """
-    if verdict.sender or verdict.accepted or verdict.plan.lmtp or not (verdict.data and verdict.data.intermediate):
+    if verdict.sender or verdict.plan.lmtp or not (verdict.data and verdict.data.intermediate):
         raise error
     transferred: Transferred = yield Transfer(_EMPTY)
     reply = yield from _hear("mail data")

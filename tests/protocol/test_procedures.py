@@ -128,7 +128,7 @@ def test_hello(
 ) -> None:
     """EHLO, and HELO only where EHLO is refused for good and that is allowed; never for LMTP."""
     talk = drive(hello("c", **how), *answers)
-    assert talk.said == said
+    assert talk.said == said + ["QUIT"] * (kind is Refused)
     if kind is None:
         assert talk.of == (Extensions({"DSN": ""}) if len(said) == 1 else NOTHING)
     else:
@@ -209,7 +209,7 @@ EXCHANGES: list[tuple[str, list[str], list[str], int | type[SMTPError]]] = [
 def test_authenticate(name: str, answers: list[str], said: list[str], result: int | type[SMTPError]) -> None:
     """Each mechanism to its end; what cannot be answered is given up with ``*``, and the session with it."""
     talk = drive(authenticate(name, ANN), *answers)
-    assert talk.said == said
+    assert talk.said == said + ["QUIT"] * (result is AuthenticationRefused)
     assert not talk.left
     if isinstance(result, int):
         assert talk.of.code == result
@@ -233,7 +233,7 @@ def test_long_initial_response() -> None:
     response = b64(f"user=ann\1auth=Bearer {token}\1\1")
     who = Identity(user="ann", token=token)
     talk = drive(authenticate("XOAUTH2", who), "334 ", f"334 {b64(FAULT)}", "535 no")
-    assert talk.said == ["AUTH XOAUTH2", response, ""]
+    assert talk.said == ["AUTH XOAUTH2", response, "", "QUIT"]
     assert drive(authenticate("XOAUTH2", who), "334 ", "235 ok").of.code == 235
 
 
@@ -637,6 +637,9 @@ CASES = {
     "bdat, none accepted, then 421": case(
         [OK, NO, NO, BYE], [M, B, C, AS_BDAT, PASS], refused=BOTH_NO, error=RecipientsRefused, raised=True, **BDAT
     ),
+    "bdat, none accepted, early no": case(
+        [EARLY, OK, NO, NO, SPAM], [M, B, C, AS_BDAT], refused=BOTH_NO, error=RecipientsRefused, raised=True, **BDAT
+    ),
     "bdat, MAIL refused": case(
         [NO, "503 x", "503 x", "503 x"], [M, B, C, AS_BDAT, PASS], refused=BOTH_NO, error=SenderRefused, **BDAT
     ),
@@ -983,10 +986,11 @@ def test_very_many_recipients(many: int, *, chunked: bool) -> None:
     assert talk.most == min(MOST_UNANSWERED, many + 3 - chunked)
 
 
-def test_very_many_are_not_said_in_vain() -> None:
-    """Once MAIL is known to be refused no more RCPT is said, nor DATA."""
+@pytest.mark.parametrize("chunked", [False, True])
+def test_very_many_are_not_said_in_vain(*, chunked: bool) -> None:
+    """Once MAIL is known to be refused no more RCPT is said, nor DATA, nor the mail data."""
     paths = tuple(f"user{number}@x" for number in range(1000))
-    talk = drive(transaction(mail(paths, "PIPELINING")), NO, *["503 x"] * (MOST_UNANSWERED - 1))
+    talk = drive(transaction(mail(paths, "PIPELINING", chunked=chunked)), NO, *["503 x"] * (MOST_UNANSWERED - 1))
     assert isinstance(talk.of.error, SenderRefused)
     assert len(talk.said) == MOST_UNANSWERED
     assert len(talk.of.refused) == 1000

@@ -8,11 +8,11 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, BinaryIO, Self, TypeAlias, TypeVar, Unpack
+from typing import TYPE_CHECKING, BinaryIO, Self, TypeAlias, TypeVar, Unpack
 
 from smtpkit.errors import Outcome, TimedOut, UsageError
 from smtpkit.events import Event
-from smtpkit.observers import Observers
+from smtpkit.observers import Events, Observers
 from smtpkit.options import OptionKeywords, Options
 from smtpkit.pool import Pool, Request
 from smtpkit.protocol import procedures
@@ -122,7 +122,7 @@ class Client:
         """Call ``callback`` at once for each event of this kind. Returns what ends it."""
         return self._observers.on(kind, callback)
 
-    def events(self, buffer: int = 1024) -> "AbstractAsyncContextManager[Any]":
+    def events(self, buffer: int = 1024) -> AbstractAsyncContextManager[Events]:
         """``async with client.events() as events: async for event in events``; leaving the block ends it."""
         self._check_open()
         return self._observers.events(buffer)

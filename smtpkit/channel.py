@@ -7,7 +7,7 @@ every procedure has returned and nothing is owed; cancellation, a limit, a lost 
 
 from collections import deque
 from collections.abc import Awaitable, Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from math import inf
 from typing import Any, Generic, TypeVar
 
@@ -17,7 +17,7 @@ from smtpkit.observers import Observers
 from smtpkit.options import Limits
 from smtpkit.protocol.command import Bdat, Command, EndMark
 from smtpkit.protocol.mail_data import END_MARK, Transparency
-from smtpkit.protocol.reply import MalformedReply, Reply, ReplyReader
+from smtpkit.protocol.reply import USUAL, MalformedReply, Reply, ReplyLimits, ReplyReader
 from smtpkit.protocol.steps import Hear, Lost, Pass, Procedure, Run, Say, Secure, Step, Transfer, Transferred
 from smtpkit.telling import Telling
 from smtpkit.throttle import Throttle
@@ -25,6 +25,7 @@ from smtpkit.transport.stream import Stream
 
 T = TypeVar("T")
 GATHER = 65_536  # octets gathered before they are written without need, and of a piece of mail data
+UNASKED = "the server spoke without being asked"
 LAST_WORDS = 1.0  # seconds given to the server's last words after a failed write
 
 
@@ -134,7 +135,10 @@ class Channel:
 
     def abandon(self, cause: SMTPError) -> None:
         """End what is left, without waiting: hand out the replies at hand, then throw Lost, oldest first."""
-        self._over = True
+        if not self._over:
+            self._over = True
+            with suppress(ChannelLost):
+                self._reader.feed(self.stream.at_hand() or b"")
         self.stream.abort()
         while self._queue:
             started = self._queue[0]
@@ -153,7 +157,7 @@ class Channel:
             case TimeoutError():
                 self.abandon(TimedOut(f"the {self._limit} limit ran out", limit=self._limit))
             case MalformedReply():
-                self._reader = ReplyReader()  # what follows it is no verdict on anything
+                self._reader, self._over = ReplyReader(), True  # what follows it is no verdict on anything
                 violation = ProtocolViolation(str(error))
                 violation.__cause__ = error
                 self.abandon(violation)
@@ -239,7 +243,7 @@ class Channel:
         owed = self._owed[0]
         if owed.started is not started or owed.end > self._spoken:
             return None
-        reply = self._early.popleft() if self._early else self._reader.next(owed.command.replies)
+        reply = self._next(owed.command.replies)
         if reply is not None:
             self._owed.popleft()
             started.heard += 1
@@ -254,6 +258,10 @@ class Channel:
                     )
                 )
         return reply
+
+    def _next(self, limits: ReplyLimits = USUAL) -> Reply | None:
+        """The next reply that has arrived."""
+        return self._early.popleft() if self._early else self._reader.next(limits)
 
     async def _hear(self) -> Reply:
         """The next reply that is owed."""
@@ -272,7 +280,7 @@ class Channel:
         """Write what was gathered; where nothing is owed for what was written before, nothing may have arrived."""
         if self._said > self._spoken:
             if self._owed and self._owed[0].end > self._spoken and self._has_arrived():
-                raise ProtocolViolation("the server spoke without being asked")
+                raise ProtocolViolation(UNASKED)
             await self._write()
 
     def _has_arrived(self) -> bool:
@@ -322,13 +330,12 @@ class Channel:
         return None
 
     def _last_words(self) -> tuple[Reply, ...]:
-        """The replies that arrived beyond those owed for what was spoken."""
+        """The replies that arrived beyond those owed for what was spoken, and those to chunks of mail data."""
         words = []
         try:
-            while (reply := self._reader.next()) is not None:
-                if self._owed and self._owed[0].end <= self._spoken:
-                    self._owed.popleft()
-                else:
+            while (reply := self._next()) is not None:
+                asked = self._owed and self._owed[0].end <= self._spoken
+                if not asked or isinstance(self._owed.popleft().command, Bdat):
                     words.append(reply)
         except MalformedReply:
             pass
@@ -401,9 +408,12 @@ class Channel:
 
     def _refused_early(self) -> bool:
         """Has the server refused a chunk already? Keeps the replies that came until they are asked for."""
-        if self._has_arrived():
-            while (reply := self._reader.next()) is not None:
-                self._early.append(reply)
-                if reply.negative:
-                    return True
+        while self._has_arrived():
+            if len(self._early) == len(self._owed):
+                raise ProtocolViolation(UNASKED)
+            if (reply := self._reader.next()) is None:
+                break
+            self._early.append(reply)
+            if reply.negative:
+                return True
         return False

@@ -216,7 +216,8 @@ class Client:
         if home != self._home:
             if self._home is not None and not self._pool.is_empty:
                 raise UsageError(
-                    "this client has sessions in another event loop; use one client for each loop, or aclose() it there"
+                    "this client has sessions in another event loop; use one client for each loop (each asyncio.run is "
+                    "one), or aclose() it before its loop ends"
                 )
             self._home = home
 

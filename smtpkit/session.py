@@ -170,7 +170,10 @@ class Session:
         if where in seen_tls:
             self.tell(SecurityMissing, server=options.shown)
         if options.tls == "required":
-            raise TLSError(f"{options.shown}: TLS is required, and {refusal}; nothing was sent")
+            raise TLSError(
+                f"{options.shown}: TLS is required, and {refusal}; nothing was sent; "
+                "check the port, and use smtps:// where TLS begins at once"
+            )
 
     async def _secure(self, stream: Stream) -> Stream:
         """TLS over the stream, by the options."""

@@ -5,7 +5,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from smtpkit.errors import InvalidMail, SMTPError
+from smtpkit.errors import InvalidMail, UsageError
 from smtpkit.protocol.mail_data import LineEnds, MailData
 
 Runner = Callable[[Callable[[], Any]], Awaitable[Any]]
@@ -28,7 +28,7 @@ class Telling:
             self._chunks: Iterator[bytes] | AsyncIterator[bytes] = (
                 aiter(source) if isinstance(source, AsyncIterable) else iter(source)
             )
-        except SMTPError:
+        except (InvalidMail, UsageError):
             raise
         except Exception as fault:
             raise _faulty(fault) from fault
@@ -79,7 +79,7 @@ class Telling:
                     chunk = await self._run(partial(next, self._chunks, _DRY))
                 else:
                     chunk = next(self._chunks, _DRY)
-            except SMTPError:
+            except (InvalidMail, UsageError):
                 raise
             except Exception as fault:
                 raise _faulty(fault) from fault

@@ -1,0 +1,119 @@
+"""What a stranger's review of the channel found: each was wrong once."""
+
+from asyncio import CancelledError
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from smtpkit.channel import Channel, Started
+from smtpkit.errors import (
+    ChannelLost,
+    DataRefused,
+    InDoubt,
+    InvalidMail,
+    Outcome,
+    ProtocolViolation,
+    ServiceClosing,
+    SMTPError,
+)
+from smtpkit.options import Limits
+from smtpkit.protocol import procedures
+from smtpkit.protocol.envelope import Envelope
+from smtpkit.protocol.extension import Extensions
+from smtpkit.protocol.mail_data import MailData
+from smtpkit.protocol.reply import Reply
+from smtpkit.protocol.steps import Procedure
+from tests.streams import MemoryStream, run
+
+ENVELOPE = Envelope.of("a@example.com", ["b@example.com"])
+OFFERED = Extensions.of(Reply(250, ("here", "PIPELINING", "CHUNKING", "8BITMIME")))
+PIECES = (b"x" * 70_000 + b"\r\n",) * 3
+
+
+def of_unknown_size() -> Procedure[Outcome]:
+    """A transaction whose mail data goes out in a BDAT for each piece."""
+    return procedures.transaction(procedures.plan(ENVELOPE, MailData(lambda: PIECES), OFFERED, chunked=True))
+
+
+def perform(peer: Callable[[bytes], bytes]) -> tuple[SMTPError, Channel]:
+    """The error of that transaction, and the channel it left behind."""
+    channel = Channel(MemoryStream(peer), Limits())
+    outcome = run(channel.perform(of_unknown_size()))
+    assert outcome.error is not None
+    return outcome.error, channel
+
+
+def test_a_421_that_nobody_asked_for_is_not_an_acceptance() -> None:
+    """421 behind the reply to RCPT, before the first BDAT was said, ends the mail: nothing of it went out."""
+    error, channel = perform(lambda said: b"250 ok\r\n250 ok\r\n421 4.3.2 down\r\n" if b"MAIL" in said else b"")
+    assert isinstance(error, ServiceClosing)
+    assert error.outcome is not None
+    assert not error.outcome.accepted
+    assert channel.broken
+
+
+def test_a_second_reply_to_a_chunk_is_not_the_one_to_the_last() -> None:
+    """A server that answers each BDAT twice breaks the protocol; its spare reply accepts no mail."""
+    error, _ = perform(lambda said: b"250 ok\r\n250 ok\r\n")
+    assert isinstance(error, ProtocolViolation)
+
+
+def test_a_chunk_refused_before_a_write_failed_is_the_verdict() -> None:
+    """The refusal of a BDAT that is read after the write of the next one failed is not lost with the connection."""
+    replies = {b"MAIL": b"250 ok\r\n250 ok\r\n", b"BDAT": b""}
+
+    class Late(MemoryStream):
+        """Says the refusal where the write fails."""
+
+        async def send(self, octets: bytes | bytearray | memoryview) -> None:
+            try:
+                await super().send(octets)
+            except ChannelLost:
+                self._arriving.append((self.clock, b"552 5.2.2 full\r\n"))
+                raise
+
+    stream = Late(lambda said: replies.get(said[:4], b""), fail_after=100_000)
+    assert isinstance(run(Channel(stream, Limits()).perform(of_unknown_size())).error, DataRefused)
+
+
+def test_a_reply_that_has_arrived_is_heard_before_a_cancellation() -> None:
+    """Cancelled in the moment in which the final reply arrives, a mail is accepted, not in doubt."""
+
+    class Cancelled(MemoryStream):
+        """Cancels the wait for the final reply, which arrives meanwhile."""
+
+        async def receive(self) -> bytes:
+            if self.sent.endswith(b"\r\n.\r\n"):
+                raise CancelledError
+            return await super().receive()
+
+    replies = {b"MAIL": b"250 ok\r\n250 ok\r\n354 go\r\n"}
+    stream = Cancelled(lambda said: b"250 2.0.0 ok\r\n" if said.endswith(b".\r\n") else replies.get(said[:4], b""))
+    channel = Channel(stream, Limits())
+    plan = procedures.plan(ENVELOPE, MailData.of(b"Subject: x\r\n\r\nHello\r\n"), OFFERED)
+    started = Started(procedures.transaction(plan), None)
+
+    async def send() -> None:
+        await channel.start(started)
+        await channel.finish(started)
+
+    with pytest.raises(CancelledError):
+        run(send())
+    assert started.error is None
+    assert started.result.accepted == ("b@example.com",)
+    assert channel.broken
+
+
+def test_an_error_of_the_library_in_a_source_is_a_fault_of_the_source() -> None:
+    """A source that fails by InDoubt, from a mail of its own, does not make this mail in doubt."""
+
+    def source() -> Iterator[bytes]:
+        yield b"Subject: x\r\n"
+        raise InDoubt("another mail")
+
+    replies = {b"MAIL": b"250 ok\r\n250 ok\r\n354 go\r\n"}
+    channel = Channel(MemoryStream(lambda said: replies.get(said[:4], b"")), Limits())
+    plan = procedures.plan(ENVELOPE, MailData(source), OFFERED)
+    outcome = run(channel.perform(procedures.transaction(plan)))
+    assert isinstance(outcome.error, InvalidMail)
+    assert not outcome.in_doubt

@@ -89,6 +89,12 @@ service lmtp {{
     port = {lmtp_port}
   }}
 }}
+# No waiting for who has failed to log in before.
+service anvil {{
+  unix_listener anvil-auth-penalty {{
+    mode = 0
+  }}
+}}
 service stats {{
   unix_listener stats-writer {{
     mode = 0666

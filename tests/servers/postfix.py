@@ -40,7 +40,7 @@ maillog_file = {home}/log
 maillog_file_prefixes = {home}
 inet_interfaces = 127.0.0.1
 inet_protocols = ipv4
-myhostname = mx.example.test
+myhostname = {hostname}
 mydestination =
 mynetworks = 127.0.0.0/8
 alias_maps =
@@ -132,15 +132,21 @@ class Postfix:
     ``certificate`` is the file to trust. Both offer PIPELINING, SIZE, VRFY, ETRN, 8BITMIME, DSN, SMTPUTF8 and CHUNKING.
     Mail for anyone at example.test or bücher.example is delivered below ``directory``, but to ``reject…`` (550) and
     ``defer…`` (451). ``directory`` must be empty and reachable by every user, since Postfix gives up its rights.
-    ``mechanisms`` are those that it offers, and ``environment`` what its processes get to know besides.
+    ``mechanisms`` are those that it offers, ``environment`` is what its processes get to know besides, and ``hostname``
+    its name, for which it holds a Kerberos key if there is one.
     """
 
     def __init__(
-        self, directory: Path, mechanisms: str = MECHANISMS, environment: Mapping[str, str] | None = None
+        self,
+        directory: Path,
+        mechanisms: str = MECHANISMS,
+        environment: Mapping[str, str] | None = None,
+        hostname: str = "mx.example.test",
     ) -> None:
         self.directory = directory.resolve()
         self._mechanisms = mechanisms
         self._environment = environment or {}
+        self._hostname = hostname
         self.certificate = self.directory / "authority.pem"
         self.port = self.tls_port = 0
         self._process: subprocess.Popen[bytes] | None = None
@@ -199,7 +205,9 @@ class Postfix:
             (home / folder).mkdir(parents=True)
         shutil.chown(home / "lib", "postfix")
         os.chown(home / "mail", _NOBODY, _NOBODY)
-        (home / "etc/main.cf").write_text(_MAIN.format(home=home, nobody=_NOBODY, certificate=issue(home)))
+        (home / "etc/main.cf").write_text(
+            _MAIN.format(home=home, hostname=self._hostname, nobody=_NOBODY, certificate=issue(home))
+        )
         (home / "etc/recipients").write_text(_RECIPIENTS)
         (home / "etc/sasl/smtpd.conf").write_text(_SASL.format(home=home, mechanisms=self._mechanisms))
         user, _, realm = USER.partition("@")

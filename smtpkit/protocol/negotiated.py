@@ -44,16 +44,12 @@ def _done(step: Callable[[], Any], blame: type[SMTPError]) -> Generator[Run, Any
 
     def guarded() -> object:
         try:
-            from spnego.exceptions import SpnegoError
-        except ImportError as error:
-            return UsageError(f"NTLM and GSSAPI need smtpkit-client[ntlm] or smtpkit-client[kerberos]: {error}")
-        try:
             return step()
         except ImportError as error:
-            return UsageError(f"GSSAPI needs smtpkit-client[kerberos]: {error}")
+            return UsageError(f"NTLM needs smtpkit-client[ntlm], GSSAPI needs smtpkit-client[kerberos]: {error}")
         except SMTPError as error:
             return error
-        except SpnegoError as error:
+        except Exception as error:  # noqa: BLE001  pyspnego lets out whatever its parsers run into
             told = blame(f"the login cannot go on: {error}")
             told.__cause__ = error
             return told

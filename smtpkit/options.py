@@ -73,6 +73,7 @@ _NOT_IN_HOST = re.compile(r"[\s/@?#%\[\]\\<>\"]")
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _DOMAIN = re.compile(rf"(?=.{{1,255}}\Z){_LABEL}(?:\.{_LABEL})*")  # RFC 5321 section 4.1.2
 _MECHANISM = re.compile(r"[A-Za-z0-9_-]{1,20}")  # RFC 4422 section 3.1
+_WITHOUT_SECRET = {"EXTERNAL", "ANONYMOUS", "GSSAPI"}  # mechanisms that need neither password nor token
 _NUMBER = re.compile(r"\d{1,15}(?:\.\d{1,15})?", re.ASCII)
 _FACTORS = {"k": 1e3, "m": 1e6, "g": 1e9}
 
@@ -234,7 +235,10 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Credentials:
-    """Who logs in: a user with a password, or a token; ``mechanism`` None chooses the best that the server offers."""
+    """Who logs in: a user with a password, or a token; ``mechanism`` None chooses the best that the server offers.
+
+    By name, EXTERNAL (a client certificate), ANONYMOUS and GSSAPI (a ticket that is there) need neither.
+    """
 
     user: str | None = field(default=None, metadata=_row(_USER, "who logs in"))
     password: Secret | None = field(default=None, metadata=_row(_SECRET, "the user's password"))
@@ -248,16 +252,17 @@ class Credentials:
         _check(self)
         if self.password is not None and self.token is not None:
             raise UsageError("password and token exclude each other")
-        if self.password is None and self.token is None:
+        named = (self.mechanism or "").upper()
+        if named == "APOP":
+            raise UsageError("APOP is a login of POP3 and not of SMTP; without mechanism the best there is is used")
+        if self.password is None and self.token is None and named not in _WITHOUT_SECRET:
             raise UsageError("a login (user, mechanism, authzid) needs a password or a token")
-        if self.user is None and self.token is None:
+        if self.user is None and self.password is not None:
             raise UsageError("password needs a user")
 
     def __repr__(self) -> str:
-        return (
-            f"Credentials(user={self.user!r}, {'password' if self.token is None else 'token'}=***, "
-            f"mechanism={self.mechanism!r}, authzid={self.authzid!r})"
-        )
+        secret = "token=***, " if self.token is not None else "password=***, " if self.password is not None else ""
+        return f"Credentials(user={self.user!r}, {secret}mechanism={self.mechanism!r}, authzid={self.authzid!r})"
 
 
 @dataclass(frozen=True, slots=True)

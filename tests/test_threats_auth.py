@@ -76,7 +76,7 @@ def test_a4_a_mechanism_that_never_ends(monkeypatch: pytest.MonkeyPatch) -> None
         while True:
             yield b"and another thing"
 
-    monkeypatch.setitem(MECHANISMS, "PLAIN", Row(talkative, by_token=False, plaintext=True))
+    monkeypatch.setitem(MECHANISMS, "PLAIN", Row(talkative, "password"))
     script = Script(**users("PLAIN"), replies={"AUTH": "334 YQ==", "RESPONSE": "334 YQ=="})
     talk, error = refused(script, login("PLAIN"))
     assert isinstance(error, ProtocolViolation)

@@ -85,7 +85,7 @@ class Relay:
             reply = kinds.get(self._kind[:6], self._http)(connection, request)
             if reply:
                 with socket.create_connection(("127.0.0.1", self._upstream), 20) as server:
-                    ready, _, _ = select.select([server], [], [], 0.5)  # under implicit TLS nothing comes
+                    ready, _, _ = select.select([server], [], [], 0.1)  # under implicit TLS nothing comes
                     connection.sendall(reply + (server.recv(65536) if ready else b""))
                     _pump(connection, server)
         except OSError as error:

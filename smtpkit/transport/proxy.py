@@ -259,6 +259,9 @@ async def _http(tunnel: Tunnel, proxy: Proxy, host: str, port: int) -> None:
             if taken > REPLY:
                 raise _error(f"The proxy {proxy} says more than {REPLY} octets before it answers.")
             if event is h11.NEED_DATA:
+                begun = dialogue.trailing_data[0]
+                if begun[:5] != b"HTTP/"[: len(begun)]:  # h11 would wait for an empty line
+                    raise h11.RemoteProtocolError("no status line")
                 octets = await tunnel.receive()
                 if not octets:
                     raise ProxyError(f"The proxy {proxy} ended the connection within its reply.")

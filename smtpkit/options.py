@@ -74,7 +74,7 @@ _NOT_IN_HOST = re.compile(r"[\s/@?#%\[\]\\<>\"]")
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _DOMAIN = re.compile(rf"(?=.{{1,255}}\Z){_LABEL}(?:\.{_LABEL})*")  # RFC 5321 section 4.1.2
 _MECHANISM = re.compile(r"[A-Za-z0-9_-]{1,20}")  # RFC 4422 section 3.1
-_FIELD = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+:(?:[ \t]*[!-~]+)*")  # RFC 9112 section 5
+_FIELD = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[ \t!-~]*")  # RFC 9112 section 5
 _NUMBER = re.compile(r"\d{1,15}(?:\.\d{1,15})?", re.ASCII)
 _FACTORS = {"k": 1e3, "m": 1e6, "g": 1e9}
 
@@ -240,7 +240,9 @@ def _wrong(name: str, kind: Kind, given: object) -> UsageError:
 class Limits:
     """How long to wait, in seconds (RFC 5321 section 4.5.3.2)."""
 
-    connect: float = field(default=30.0, metadata=_row(_SECONDS, "name, connection, TLS, greeting; a free session"))
+    connect: float = field(
+        default=30.0, metadata=_row(_SECONDS, "name, connection, proxy, TLS, greeting; a free session")
+    )
     timeout: float = field(default=60.0, metadata=_row(_SECONDS, "each reply, and each block written"))
     final: float = field(
         default=600.0, metadata=_row(_SECONDS, "the reply to the mail data; cutting it short makes duplicates")

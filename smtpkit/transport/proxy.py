@@ -8,13 +8,17 @@ drop a user without password, and choose the socket themselves; of its CONNECT t
 
 from base64 import b64encode
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from ipaddress import ip_address
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from smtpkit.errors import ChannelLost, ConnectError, ProxyError, TLSError, UsageError
 from smtpkit.options import Proxy
 from smtpkit.transport.connect import Target, ascii_host, resolve
 from smtpkit.transport.stream import Stream
+
+if TYPE_CHECKING:
+    import h11
 
 T = TypeVar("T")
 
@@ -253,30 +257,36 @@ async def _http(tunnel: Tunnel, proxy: Proxy, host: str, port: int) -> None:
         name, _, value = line.partition(":")
         fields.append((name, value.strip()))
     await tunnel.send(dialogue.send(h11.Request(method="CONNECT", target=where, headers=fields)) or b"")
+    answer: h11.Response | None = None
+    with suppress(h11.RemoteProtocolError):  # it quotes the proxy, who may quote us: it must not show
+        answer = await _answer(tunnel, proxy, dialogue)
+    if answer is None or answer.http_version not in {b"1.0", b"1.1"}:
+        raise _error(f"The proxy {proxy} does not speak HTTP/1.1; check its port and scheme.")
+    if answer.status_code // 100 != 2:
+        raise _refused(proxy, where, answer.status_code)
+
+
+async def _answer(tunnel: Tunnel, proxy: Proxy, dialogue: "h11.Connection") -> "h11.Response":
+    """The final response; what follows its head is at the tunnel. Raises h11.RemoteProtocolError, ProxyError."""
+    import h11
+
     taken = 0
-    try:
-        while not isinstance(event := dialogue.next_event(), h11.Response):
-            if taken > REPLY:
-                raise _error(f"The proxy {proxy} says more than {REPLY} octets before it answers.")
-            if event is h11.NEED_DATA:
-                begun = dialogue.trailing_data[0]
-                if begun[:5] != b"HTTP/"[: len(begun)]:  # h11 would wait for an empty line
-                    raise h11.RemoteProtocolError("no status line")
-                octets = await tunnel.receive()
-                if not octets:
-                    raise ProxyError(f"The proxy {proxy} ended the connection within its reply.")
-                taken += len(octets)
-                dialogue.receive_data(octets)
-    except h11.RemoteProtocolError:
-        # Not as its cause: it quotes the proxy, who may quote us.
-        raise _error(f"The proxy {proxy} does not speak HTTP; check its port and scheme.") from None
-    tunnel.leading = dialogue.trailing_data[0]
-    if taken - len(tunnel.leading) > REPLY:
-        raise _error(f"The proxy {proxy} answered with more than {REPLY} octets.")
-    if event.http_version not in {b"1.0", b"1.1"}:
-        raise _error(f"The proxy {proxy} does not speak HTTP/1.0 or 1.1.")
-    if event.status_code // 100 != 2:
-        raise _refused(proxy, where, event.status_code)
+    while True:
+        event = dialogue.next_event()
+        waiting = dialogue.trailing_data[0]
+        if taken - (len(waiting) if isinstance(event, h11.Response) else 0) > REPLY:
+            raise _error(f"The proxy {proxy} answered with more than {REPLY} octets.")
+        if isinstance(event, h11.Response):
+            tunnel.leading = waiting
+            return event
+        if event is h11.NEED_DATA:
+            if waiting[:5] != b"HTTP/"[: len(waiting)]:  # h11 would wait for an empty line
+                raise h11.RemoteProtocolError("no status line")
+            octets = await tunnel.receive()
+            if not octets:
+                raise ProxyError(f"The proxy {proxy} ended the connection within its reply.")
+            taken += len(octets)
+            dialogue.receive_data(octets)
 
 
 def _refused(proxy: Proxy, where: str, status: int) -> ProxyError:
@@ -284,7 +294,7 @@ def _refused(proxy: Proxy, where: str, status: int) -> ProxyError:
     from http.client import responses
 
     reason = f"{status} {responses.get(status, '')}".strip()
-    if status == 407:
+    if status in {401, 407}:  # tinyproxy says 401 to a wrong password
         known = "refuses this user and password" if proxy.user else "wants a user and password"
         reason += f"; it {known} (only Basic is spoken; other schemes need a Proxy-Authorization header)"
     transient = status >= 500 or status in {408, 425, 429}

@@ -116,7 +116,12 @@ class Session:
             limit, name = until, "total"
         stream: Stream | None = None
         try:
-            stream = await world.connect(target, limit)
+            if options.proxy is None:
+                stream = await world.connect(target, limit)
+            else:
+                from smtpkit.transport.proxy import connect_through
+
+                stream = await connect_through(options.proxy, target, limit, connect=world.connect, run=world.run)
             self._lap(stream, "connect")
             self.channel = Channel(
                 stream,

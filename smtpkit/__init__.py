@@ -45,6 +45,7 @@ if TYPE_CHECKING:
         TransferStarted,
     )
     from smtpkit.message.message import DSN, Attachment, Message
+    from smtpkit.options import Proxy
     from smtpkit.protocol.reply import EnhancedStatus, Reply
     from smtpkit.session import Report
     from smtpkit.sync_client import SyncClient
@@ -69,6 +70,7 @@ __all__ = (
     "NotSupported",
     "Outcome",
     "ProtocolViolation",
+    "Proxy",
     "ProxyError",
     "RecipientRefused",
     "RecipientsRefused",
@@ -94,7 +96,16 @@ __all__ = (
     "send",
 )
 
-_ROOMS = ("errors", "events", "protocol.reply", "message.message", "session", "client", "sync_client")  # light first
+_ROOMS = (
+    "errors",
+    "events",
+    "options",
+    "protocol.reply",
+    "message.message",
+    "session",
+    "client",
+    "sync_client",
+)  # light first
 
 
 def __getattr__(name: str) -> Any:

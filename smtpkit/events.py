@@ -26,7 +26,7 @@ class Connected(Event):
     """The stream to the server (or through its proxy) is open."""
 
     server: str  # its URL, without the password
-    address: str  # the peer's address as the system knows it
+    address: str  # the peer's address as the system knows it; through a proxy the proxy's
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

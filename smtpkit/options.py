@@ -35,6 +35,7 @@ TLSMode = Literal["none", "opportunistic", "required", "implicit"]
 Chunking = Literal["auto", "always", "never"]
 Newlines = Literal["normalize", "strict"]
 OnRefused = Literal["continue", "stop"]
+ProxyScheme = Literal["socks4", "socks4a", "socks5", "socks5h", "http", "https"]
 
 
 @final
@@ -73,6 +74,8 @@ _NOT_IN_HOST = re.compile(r"[\s/@?#%\[\]\\<>\"]")
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _DOMAIN = re.compile(rf"(?=.{{1,255}}\Z){_LABEL}(?:\.{_LABEL})*")  # RFC 5321 section 4.1.2
 _MECHANISM = re.compile(r"[A-Za-z0-9_-]{1,20}")  # RFC 4422 section 3.1
+_WITHOUT_SECRET = {"EXTERNAL", "ANONYMOUS", "GSSAPI"}  # mechanisms that need neither password nor token
+_FIELD = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[ \t!-~]*")  # RFC 9112 section 5
 _NUMBER = re.compile(r"\d{1,15}(?:\.\d{1,15})?", re.ASCII)
 _FACTORS = {"k": 1e3, "m": 1e6, "g": 1e9}
 
@@ -146,6 +149,14 @@ def _is_token(value: object) -> bool:
     return callable(value) or _is_secret(value) or _is_text(value)
 
 
+def _is_proxy(value: object) -> bool:
+    return isinstance(value, Proxy) or value == "system"
+
+
+def _is_field_lines(value: object) -> bool:
+    return isinstance(value, tuple) and all(isinstance(line, str) and _FIELD.fullmatch(line) for line in value)
+
+
 def _is_context(value: object) -> bool:
     from ssl import SSLContext
 
@@ -175,6 +186,10 @@ def _read_flag(text: str) -> bool:
     return text == "true"
 
 
+def _read_proxy(text: str) -> "Proxy | Literal['system']":
+    return "system" if text == "system" else Proxy.of(text)
+
+
 def _choice(literal: object) -> Kind:
     choices = get_args(literal)
     return Kind("one of " + ", ".join(choices), lambda value: isinstance(value, str) and value in choices, str)
@@ -195,13 +210,19 @@ _SASL = Kind("the name of a SASL mechanism, such as PLAIN", _is_mechanism, str)
 _SECRET = Kind(_NAME.wanted, _is_secret, secret=True)
 _TOKEN = Kind(f"{_NAME.wanted}, or a function that returns one", _is_token, secret=True)
 _CONTEXT = Kind("an ssl.SSLContext", _is_context)
+_FIELDS = Kind(
+    'a tuple of header lines in ASCII, each "Name: value" without its line end', _is_field_lines, secret=True
+)
+_PROXY = Kind(
+    "a URL such as socks5h://user:password@host:1080, a Proxy, or 'system'", _is_proxy, _read_proxy, secret=True
+)
 
 
 def _row(kind: Kind, meaning: str) -> dict[str, Any]:
     return {"kind": kind, "meaning": meaning}
 
 
-def _check(value: "Limits | Credentials | Options") -> None:
+def _check(value: "Limits | Credentials | Proxy | Options") -> None:
     """Raise UsageError for the first field that is not what its row says."""
     for row in fields(value):
         kind, given, default = row.metadata.get("kind"), getattr(value, row.name), row.default
@@ -220,7 +241,9 @@ def _wrong(name: str, kind: Kind, given: object) -> UsageError:
 class Limits:
     """How long to wait, in seconds (RFC 5321 section 4.5.3.2)."""
 
-    connect: float = field(default=30.0, metadata=_row(_SECONDS, "name, connection, TLS, greeting; a free session"))
+    connect: float = field(
+        default=30.0, metadata=_row(_SECONDS, "name, connection, proxy, TLS, greeting; a free session")
+    )
     timeout: float = field(default=60.0, metadata=_row(_SECONDS, "each reply, and each block written"))
     final: float = field(
         default=600.0, metadata=_row(_SECONDS, "the reply to the mail data; cutting it short makes duplicates")
@@ -234,7 +257,10 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Credentials:
-    """Who logs in: a user with a password, or a token; ``mechanism`` None chooses the best that the server offers."""
+    """Who logs in: a user with a password, or a token; ``mechanism`` None chooses the best that the server offers.
+
+    By name, EXTERNAL (a client certificate), ANONYMOUS and GSSAPI (a ticket that is there) need neither.
+    """
 
     user: str | None = field(default=None, metadata=_row(_USER, "who logs in"))
     password: Secret | None = field(default=None, metadata=_row(_SECRET, "the user's password"))
@@ -248,16 +274,98 @@ class Credentials:
         _check(self)
         if self.password is not None and self.token is not None:
             raise UsageError("password and token exclude each other")
-        if self.password is None and self.token is None:
+        named = (self.mechanism or "").upper()
+        if named == "APOP":
+            raise UsageError("APOP is a login of POP3 and not of SMTP; without mechanism the best there is is used")
+        if self.password is None and self.token is None and named not in _WITHOUT_SECRET:
             raise UsageError("a login (user, mechanism, authzid) needs a password or a token")
-        if self.user is None and self.token is None:
+        if self.user is None and self.password is not None:
             raise UsageError("password needs a user")
 
     def __repr__(self) -> str:
-        return (
-            f"Credentials(user={self.user!r}, {'password' if self.token is None else 'token'}=***, "
-            f"mechanism={self.mechanism!r}, authzid={self.authzid!r})"
-        )
+        secret = "token=***, " if self.token is not None else "password=***, " if self.password is not None else ""
+        return f"Credentials(user={self.user!r}, {secret}mechanism={self.mechanism!r}, authzid={self.authzid!r})"
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Proxy:
+    """A way to the server through another machine; nothing else is tried if it fails. Raises UsageError.
+
+    ============= ===== ==================================================================
+    ``socks4``     1080 the server's name is resolved here, to IPv4; a user, no password
+    ``socks4a``    1080 the proxy resolves it; a user, no password
+    ``socks5``     1080 it is resolved here
+    ``socks5h``    1080 the proxy resolves it
+    ``http``       8080 CONNECT; the proxy resolves it
+    ``https``       443 the same, and TLS with the proxy before anything is said
+    ============= ===== ==================================================================
+
+    ``headers`` are sent with CONNECT. TLS with an ``https`` proxy is always verified, by ``ssl_context`` or the
+    system's trust, and has nothing to do with the TLS with the server.
+    """
+
+    scheme: ProxyScheme = field(metadata=_row(_choice(ProxyScheme), "how the proxy is spoken to"))
+    host: str = field(metadata=_row(_HOST, "the proxy"))
+    port: int = field(metadata=_row(_PORT, "the proxy's port"))
+    user: str | None = field(default=None, metadata=_row(_USER, "who logs in at the proxy"))
+    password: Secret | None = field(default=None, metadata=_row(_SECRET, "that user's password"))
+    headers: tuple[str, ...] = field(default=(), metadata=_row(_FIELDS, "header lines for CONNECT"))
+    ssl_context: "SSLContext | None" = field(default=None, metadata=_row(_CONTEXT, "instead of the system's trust"))
+
+    def __post_init__(self) -> None:
+        try:
+            _check(self)
+        except UsageError as error:
+            raise UsageError(f"proxy: {error}") from None
+        login = (self.user or "", self.password.reveal() if self.password else "")
+        names = {line.partition(":")[0].lower() for line in self.headers}
+        if self.password and not self.user:
+            raise UsageError("proxy: password needs a user")
+        if self.scheme.startswith("socks"):
+            if self.headers:
+                raise UsageError("proxy: headers mean nothing to SOCKS; they need an http or https proxy")
+            if self.password and self.scheme.startswith("socks4"):
+                raise UsageError("proxy: SOCKS4 knows a user and no password; use socks5 or socks5h")
+            if not all(len(text) <= 255 and text.isascii() for text in login):
+                raise UsageError("proxy: SOCKS takes a user and a password of at most 255 ASCII characters each")
+        elif ":" in login[0]:
+            raise UsageError("proxy: the user must have no ':', which Basic authentication cannot say (RFC 7617)")
+        if self.ssl_context and self.scheme != "https":
+            raise UsageError("proxy: ssl_context is for TLS with an https proxy; the server's is an option of its own")
+        if names & {"host", "content-length", "transfer-encoding"}:
+            raise UsageError("proxy: headers must not hold Host, Content-Length or Transfer-Encoding")
+        if self.user and "proxy-authorization" in names:
+            raise UsageError("proxy: user and a Proxy-Authorization header exclude each other")
+
+    @classmethod
+    def of(cls, url: str, *, headers: tuple[str, ...] = (), ssl_context: "SSLContext | None" = None) -> Self:
+        """The proxy that a URL says, with user and password percent-encoded: ``socks5h://user:password@host:1080``."""
+        if not isinstance(url, str):
+            raise UsageError(f"proxy must be {_PROXY.wanted}, not {type(url).__name__}")
+        parts = _URL.fullmatch(url) if _is_text(url) and " " not in url else None
+        scheme = parts[1].lower() if parts else ""
+        if not parts or scheme not in PROXY_PORTS or parts[4] not in {"", "/"} or parts[5] or parts[6]:
+            raise UsageError(
+                f"proxy must be a URL such as {_PROXY_EXAMPLE}, by one of {', '.join(PROXY_PORTS)}; in a password "
+                "'/' is %2F, '?' is %3F, '#' is %23, '@' is %40, a space %20"
+            )
+        try:
+            user, _, password = (parts[2] or "").partition(":")
+            host, port = _read_authority(parts[3], PROXY_PORTS[scheme], _PROXY_EXAMPLE)
+            user, password = _decode(user, "the user in the url"), _decode(password, "the password in the url")
+        except UsageError as error:
+            raise UsageError(f"proxy: {error}") from None
+        secret = Secret(password) if password else None
+        return cls(scheme, host, port, user or None, secret, headers, ssl_context)  # type: ignore[arg-type]  # checked
+
+    def __str__(self) -> str:
+        """The URL with the password masked, for people and logs."""
+        login = f"{quote(self.user, safe='')}{':***' if self.password else ''}@" if self.user else ""
+        return f"{self.scheme}://{login}{_authority(self.host)}:{self.port}"
+
+    def __repr__(self) -> str:
+        names = [line.partition(":")[0] for line in self.headers]
+        return f"<Proxy {self}{' with ' + ', '.join(names) if names else ''}>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,6 +398,9 @@ class Options:
     connections: int = field(default=8, metadata=_row(_COUNT, "how many sessions at a time at most"))
     local_address: str | None = field(default=None, metadata=_row(_ADDRESS, "where connections come from"))
     local_port: int = field(default=0, metadata=_row(_PORT, "the port connections come from"))
+    proxy: "Proxy | Literal['system'] | None" = field(
+        default=None, metadata=_row(_PROXY, "the way to the server; 'system': what the environment says")
+    )
 
     def __post_init__(self) -> None:
         _check(self)
@@ -297,6 +408,12 @@ class Options:
             raise UsageError("a server needs a host and a port, or the path of a unix socket")
         if self.path is not None and (self.host or self.port or self.local_address or self.local_port):
             raise UsageError("host, port, local_address and local_port mean nothing with the path of a unix socket")
+        if self.path is not None and self.proxy is not None:
+            raise UsageError("proxy: a proxy cannot reach the path of a unix socket; leave one of them out")
+        if self.proxy is not None and "%" in self.host:
+            raise UsageError("proxy: the zone of an IPv6 address means nothing to a proxy; leave out '%' and the zone")
+        if isinstance(self.proxy, Proxy) and self.proxy.scheme.startswith("socks4") and ":" in self.host:
+            raise UsageError("proxy: SOCKS4 knows no IPv6; use socks5, or the server's name or IPv4 address")
         if self.path is not None and self.tls != "none" and self.tls_name is None:
             raise UsageError("TLS over a unix socket needs tls_name, the name in the server's certificate")
         if self.tls == "none" and (self.ssl_context is not None or self.tls_name is not None):
@@ -330,6 +447,8 @@ class Options:
         for name in ("password", "token"):
             if isinstance(secret := values.get(name), str):
                 values[name] = Secret(secret)
+        if isinstance(proxy := values.get("proxy"), str):
+            values["proxy"] = _read_proxy(proxy)
         limits = Limits(**_take(Limits, values))
         login = _take(Credentials, values)
         credentials = Credentials(**login) if any(value is not None for value in login.values()) else None
@@ -342,7 +461,7 @@ class Options:
         return (
             *(self.host, self.port, self.path, self.lmtp, self.credentials),
             *(self.tls, self.ssl_context, self.tls_name, self.allow_plaintext_auth),
-            *(self.hello, self.local_address, self.local_port),
+            *(self.hello, self.local_address, self.local_port, self.proxy),
         )
 
     @property
@@ -356,8 +475,7 @@ class Options:
         login = f"{quote(self.credentials.user or '', safe='')}:***@" if self.credentials else ""
         if self.path is not None:
             return f"{scheme.removesuffix('+unix')}+unix://{login}{quote(self.path)}{tls}"
-        host = f"[{self.host.replace('%', '%25')}]" if ":" in self.host else self.host
-        return f"{scheme}://{login}{host}{port}{tls}"
+        return f"{scheme}://{login}{_authority(self.host)}{port}{tls}"
 
 
 class OptionKeywords(TypedDict, total=False):
@@ -384,6 +502,7 @@ class OptionKeywords(TypedDict, total=False):
     connections: int
     local_address: str | None
     local_port: int
+    proxy: str | Proxy | None
 
 
 class Parameter(NamedTuple):
@@ -425,6 +544,8 @@ SCHEMES = {
     "lmtp": Scheme(24, lmtp=True),
     "lmtp+unix": Scheme(0, "none", lmtp=True),
 }
+PROXY_PORTS = {"socks4": 1080, "socks4a": 1080, "socks5": 1080, "socks5h": 1080, "http": 8080, "https": 443}
+_PROXY_EXAMPLE = "socks5h://user:password@proxy.example.com:1080"
 _EXAMPLE = "submission://user:password@mail.example.com"
 # RFC 3986 appendix B, cut where we need it. urlsplit() drops line ends silently and shows passwords in its errors.
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(?:([^/?#]*)@)?([^/?#@]*)([^?#]*)(?:\?([^#]*))?(#.*)?")
@@ -463,7 +584,7 @@ def _read_url(url: str | None) -> tuple[Scheme, dict[str, Any]]:
     return scheme, values | _read_query(query or "")
 
 
-def _read_authority(text: str, default_port: int) -> tuple[str, int]:
+def _read_authority(text: str, default_port: int, example: str = _EXAMPLE) -> tuple[str, int]:
     parts = _AUTHORITY.fullmatch(text)
     if not parts:
         raise UsageError("url: the host must be a name or an IP address, IPv6 in brackets: smtp://[2001:db8::1]:25")
@@ -471,10 +592,14 @@ def _read_authority(text: str, default_port: int) -> tuple[str, int]:
     if literal is not None and (":" not in literal or not _is_address(literal.replace("%25", "%"))):
         raise UsageError("url: in brackets there must be an IPv6 address")
     if not (host := _decode(name, "the host in the url") if literal is None else literal.replace("%25", "%")):
-        raise UsageError(f"url has no host; an example: {_EXAMPLE}")
+        raise UsageError(f"url has no host; an example: {example}")
     if port and not (port.isascii() and port.isdigit() and len(port) <= 5 and _is_port(int(port))):
         raise UsageError("url: the port must be a whole number from 1 to 65535; in a password ':' is %3A, '@' is %40")
     return host, int(port) if port else default_port
+
+
+def _authority(host: str) -> str:
+    return f"[{host.replace('%', '%25')}]" if ":" in host else host
 
 
 def _read_query(query: str) -> dict[str, Any]:

@@ -37,8 +37,9 @@ from smtpkit.observers import Observers
 from smtpkit.options import PARAMETERS, Credentials, Options, Secret, Token
 from smtpkit.protocol import procedures
 from smtpkit.protocol.extension import NOTHING, Extensions
+from smtpkit.protocol.mechanism import Binding, Identity
 from smtpkit.protocol.reply import Reply
-from smtpkit.protocol.sasl import Identity, choose
+from smtpkit.protocol.sasl import Proof, choose
 from smtpkit.protocol.steps import Procedure
 from smtpkit.throttle import Throttle
 from smtpkit.transport.stream import Stream
@@ -115,7 +116,12 @@ class Session:
             limit, name = until, "total"
         stream: Stream | None = None
         try:
-            stream = await world.connect(target, limit)
+            if options.proxy is None:
+                stream = await world.connect(target, limit)
+            else:
+                from smtpkit.transport.proxy import connect_through
+
+                stream = await connect_through(options.proxy, target, limit, connect=world.connect, run=world.run)
             self._lap(stream, "connect")
             self.channel = Channel(
                 stream,
@@ -197,13 +203,18 @@ class Session:
                 f"{options.shown}: credentials are not sent without TLS; "
                 "use tls=required, or allow_plaintext_auth=True if you know what you do"
             )
-        names = choose(self.offered.mechanisms, token=credentials.token is not None, named=credentials.mechanism)
+        bindings = self._bindings()
+        proof: Proof = "password" if credentials.password else "token" if credentials.token else "none"
+        named, offered = credentials.mechanism, self.offered.mechanisms
+        names = choose(offered, proof=proof, named=named, bindable=bool(bindings))
         if not names:
             raise NotSupported(
-                f"{options.shown}: no mechanism fits {credentials.mechanism or 'the credentials'}; "
-                f"the server offers {', '.join(self.offered.mechanisms) or 'none'}",
+                f"{options.shown}: no mechanism fits {named or 'the credentials'}; "
+                f"the server offers {', '.join(offered) or 'none'}",
                 extension="AUTH",
             )
+        if named and not named.upper().endswith("-PLUS") and any(name.endswith("-PLUS") for name in offered):
+            bindings = []  # so that the server does not take the caller's choice for an attack (RFC 5802 section 6)
         identity = Identity(
             user=credentials.user or "",
             password=credentials.password.reveal() if credentials.password else None,
@@ -211,15 +222,37 @@ class Session:
             authzid=credentials.authzid or "",
             host=options.host,
             port=options.port,
+            service="lmtp" if options.lmtp else "smtp",
+            binding=bindings[0] if bindings else None,
         )
+        refusal = await self._log_in(names, identity)
+        if refusal is not None and refusal.reply.code == 535 and callable(credentials.token):
+            fresh = await self._token(credentials.token)
+            if fresh != identity.token:
+                refusal = await self._log_in(names, replace(identity, token=fresh))
+        if refusal is not None:
+            raise refusal
+        self._lap(channel.stream, "authentication")
+        self.tell(Authenticated, mechanism=self.mechanism)
+
+    async def _log_in(self, names: tuple[str, ...], identity: Identity) -> AuthenticationRefused | None:
+        """Try these mechanisms; return the refusal, if there is one."""
+        from secrets import token_urlsafe
+
         for name in names:
-            reply = await channel.perform(procedures.authenticate(name, identity))
-            if reply.positive:
+            exchange = procedures.authenticate(name, replace(identity, nonce=token_urlsafe(24)))
+            refusal = await self.channel.perform(exchange)
+            if refusal is None:
                 self.mechanism = name
-                self._lap(channel.stream, "authentication")
-                self.tell(Authenticated, mechanism=name)
-                return
-        raise AuthenticationRefused(reply, "AUTH")
+            if refusal is None or refusal.reply.code != 504:
+                break
+        return refusal
+
+    def _bindings(self) -> list[Binding]:
+        """What a login can be bound to, best first; nothing where there is no TLS."""
+        octets_of = getattr(self.channel.stream, "channel_binding", lambda _: None)
+        found = [(kind, octets_of(kind)) for kind in ("tls-exporter", "tls-server-end-point")]
+        return [Binding(kind, octets) for kind, octets in found if octets]
 
     async def _token(self, token: Token | None) -> str | None:
         """The token, asked for where it is a function; one that blocks is called where blocking is allowed."""

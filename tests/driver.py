@@ -5,7 +5,7 @@ from typing import Any, Generic, TypeVar
 
 from smtpkit.protocol.command import Command, Greeting, Quit
 from smtpkit.protocol.reply import Reply
-from smtpkit.protocol.steps import Hear, Lost, Pass, Procedure, Say, Secure, Step, Transfer, Transferred
+from smtpkit.protocol.steps import Hear, Lost, Pass, Procedure, Run, Say, Secure, Step, Transfer, Transferred
 
 T = TypeVar("T")
 Answer = str | Transferred | Lost
@@ -91,6 +91,8 @@ def drive(procedure: Procedure[T], *answers: Answer, lose: tuple[int, Lost] | No
                 case Pass():
                     passed = True
                     talk.said.append("<pass>")
+                case Run(function=function):
+                    value = function()
                 case Secure():
                     assert not talk.owed, "TLS while a reply is owed"
                     talk.said.append("<TLS>")

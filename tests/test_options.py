@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from smtpkit.errors import UsageError
-from smtpkit.options import PARAMETERS, SCHEMES, Credentials, Limits, OptionKeywords, Options, Secret
+from smtpkit.options import PARAMETERS, SCHEMES, Credentials, Limits, OptionKeywords, Options, Proxy, Secret
 
 SECRET = "s3cr3t"
 
@@ -94,6 +94,7 @@ SAMPLES: dict[str, tuple[str, Any]] = {
     "connections": ("3", 3),
     "local_address": ("::1", "::1"),
     "local_port": ("2500", 2500),
+    "proxy": ("socks5h://b:p%2540@[::1]", Proxy("socks5h", "::1", 1080, "b", Secret("p@"))),
 }
 
 
@@ -265,7 +266,7 @@ def test_refused_urls(url: str, says: str) -> None:
     ("keywords", "says"),
     [
         ({"timeot": 5}, "there is no option 'timeot' here; did you mean timeout?"),
-        ({"proxy": "socks5://p"}, "there is no option 'proxy' here"),
+        ({"prox": "socks5://p"}, "there is no option 'prox' here; did you mean proxy?"),
         ({"timeout": None}, "timeout must be"),
         ({"timeout": True}, "timeout must be"),
         ({"timeout": "5"}, "timeout must be"),

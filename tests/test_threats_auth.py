@@ -16,8 +16,9 @@ from smtpkit.errors import AuthenticationRefused, ProtocolViolation, Refused, Se
 from smtpkit.events import CommandSent, Event
 from smtpkit.options import OptionKeywords, Options, Secret
 from smtpkit.pool import Pool, Request
+from smtpkit.protocol.mechanism import Identity, Mechanism
 from smtpkit.protocol.procedures import MOST_CHALLENGES
-from smtpkit.protocol.sasl import MECHANISMS, Identity, Mechanism, Row
+from smtpkit.protocol.sasl import MECHANISMS, Row
 from smtpkit.testing import Fault, Script, Server
 from tests.hostile import forms, found
 from tests.memory import Talk
@@ -76,7 +77,7 @@ def test_a4_a_mechanism_that_never_ends(monkeypatch: pytest.MonkeyPatch) -> None
         while True:
             yield b"and another thing"
 
-    monkeypatch.setitem(MECHANISMS, "PLAIN", Row(talkative, by_token=False, plaintext=True))
+    monkeypatch.setitem(MECHANISMS, "PLAIN", Row(talkative, "password"))
     script = Script(**users("PLAIN"), replies={"AUTH": "334 YQ==", "RESPONSE": "334 YQ=="})
     talk, error = refused(script, login("PLAIN"))
     assert isinstance(error, ProtocolViolation)

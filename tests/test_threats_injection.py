@@ -137,7 +137,7 @@ def test_i1_separators_that_are_no_line_ends(text: str) -> None:
     assert not server.sessions[0].errors
 
 
-TEXT_OPTIONS = ("user", "password", "token", "mechanism", "authzid", "hello", "tls_name", "local_address")
+TEXT_OPTIONS = ("user", "password", "token", "mechanism", "authzid", "hello", "tls_name", "local_address", "proxy")
 
 
 @every_bad

@@ -29,6 +29,12 @@ def _short_farewell(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Limits, "farewell", 0.2)
 
 
+@pytest.fixture(autouse=True)
+def _nonce(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The nonce of each exchange is that of the example in RFC 5802 section 5."""
+    monkeypatch.setattr("secrets.token_urlsafe", lambda _: "fyko+d2lbbFgONRv9qkxdawL")
+
+
 async def nap() -> None:
     """Let a loop's other tasks, and the server's thread, run."""
     await anyio.sleep(0.001)

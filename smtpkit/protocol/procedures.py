@@ -47,8 +47,9 @@ from smtpkit.protocol.command import (
 from smtpkit.protocol.envelope import Envelope, ForwardPath, utf8_addr_unitext, utf8_addr_xtext, xtext
 from smtpkit.protocol.extension import NOTHING, Extensions
 from smtpkit.protocol.mail_data import MailData
+from smtpkit.protocol.mechanism import Identity, Mechanism
 from smtpkit.protocol.reply import Reply
-from smtpkit.protocol.steps import Hear, Lost, Pass, Procedure, Say, Secure, Step, Transfer, Transferred
+from smtpkit.protocol.steps import Hear, Lost, Pass, Procedure, Run, Say, Secure, Step, Transfer, Transferred
 
 # More commands than this are never unanswered at once: their replies would fill the buffers between us.
 MOST_UNANSWERED = 200
@@ -118,52 +119,71 @@ def secure() -> Procedure[Reply]:
     return reply
 
 
-def authenticate(name: str, who: sasl.Identity) -> Procedure[Reply]:
-    """One SASL exchange (RFC 4954). Returns the positive reply, or the 504 after which another mechanism may be tried.
+def authenticate(name: str, who: Identity) -> Procedure[AuthenticationRefused | None]:
+    """One SASL exchange (RFC 4954). Returns None once logged in, or the refusal, which leaves the session in step.
 
-    Raises AuthenticationRefused, and ProtocolViolation for challenges that cannot be answered.
+    Raises ProtocolViolation for challenges that cannot be answered, and for a yes without the proof that is due.
     """
-    mechanism = sasl.MECHANISMS[name].mechanism(who)
-    initial = next(mechanism)
+    row = sasl.MECHANISMS[name]
+    mechanism = row.mechanism(who)
+    initial = yield from _respond(mechanism, None)
     command = Auth(name, initial)
     waiting: bytes | None = None  # an initial response too long for the line follows an empty challenge
     if not command.fits:
         command, waiting = Auth(name), initial
     reply = yield from ask(command)
     challenge: bytes | None = None
+    violation = ProtocolViolation(f"AUTH {name}: a challenge that has no answer")
     for _ in range(MOST_CHALLENGES):
         if not reply.intermediate:
             break
-        challenge = _challenge(reply)
-        response, waiting = (waiting, None) if waiting is not None else (_respond(mechanism, challenge), None)
+        challenge = _decoded(reply.text)
+        response, waiting = waiting, None
+        if response is None and challenge is not None:
+            try:
+                response = yield from _respond(mechanism, challenge)
+            except ProtocolViolation as found:
+                violation = found
         if response is None:
             break
         reply = yield from ask(Response(response))
     if reply.intermediate:
-        reply = yield from ask(Response(None))
-        raise ProtocolViolation(f"AUTH {name}: a challenge that has no answer; given up, and the server said {reply}")
-    if reply.positive or reply.code == 504:
-        return reply
-    yield from _leave()
-    raise AuthenticationRefused(reply, "AUTH", challenge=challenge)
+        yield from ask(Response(None))
+        raise violation
+    if reply.negative:
+        return AuthenticationRefused(reply, "AUTH", challenge=challenge)
+    if row.mutual:
+        _conclude(name, mechanism, reply)
+    return None
 
 
-def _challenge(reply: Reply) -> bytes | None:
-    """The challenge, decoded strictly; None if it is none."""
+def _decoded(text: str) -> bytes | None:
+    """What a base64 text stands for, read strictly; None if it is none."""
     try:
-        return base64.b64decode(reply.text.encode(), validate=True)
+        return base64.b64decode(text.encode(), validate=True)
     except ValueError:
         return None
 
 
-def _respond(mechanism: sasl.Mechanism, challenge: bytes | None) -> bytes | None:
-    """The response to a challenge, or None if the mechanism has none."""
-    if challenge is None:
-        return None
+def _respond(mechanism: Mechanism, challenge: bytes | None) -> Generator[Step, Any, bytes | None]:
+    """The response to a challenge, or None if the mechanism has none; it may have to run something first."""
     try:
-        return mechanism.send(challenge)
+        said = mechanism.send(challenge)
+        while isinstance(said, Run):
+            said = mechanism.send((yield said))
+    except StopIteration as end:
+        last: bytes | None = end.value
+        return last
+    return said
+
+
+def _conclude(name: str, mechanism: Mechanism, reply: Reply) -> None:
+    """The server says yes, perhaps with its proof as the last word. Raises ProtocolViolation if a proof is missing."""
+    try:
+        mechanism.send(_decoded(reply.text.rpartition(" ")[2]) or None)
     except StopIteration:
-        return None
+        return
+    raise ProtocolViolation(f"AUTH {name}: the server says yes in the middle of the exchange")
 
 
 def _answer(command: Command) -> Procedure[Reply]:

@@ -117,6 +117,11 @@ async def connect_blocking(target: Target, deadline: float | None) -> "BlockingS
     raise _failure(target, addresses, failures)
 
 
+def resolve(target: Target, deadline: float | None) -> list[str]:
+    """The target's IP addresses, the system's first choice first; blocks. Raises ConnectError, TimeoutError."""
+    return [address.text for address in _addresses_blocking(target, deadline)]
+
+
 async def run_in_worker(function: Callable[[], T]) -> T:
     """Run something that blocks in a worker thread; who is cancelled does not wait for it."""
     import anyio.to_thread

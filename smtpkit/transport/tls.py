@@ -9,6 +9,7 @@ from functools import cache
 from typing import Any, TypeVar
 
 from smtpkit.errors import ChannelLost, TLSError
+from smtpkit.transport.certificate import end_point
 from smtpkit.transport.connect import ascii_host
 from smtpkit.transport.stream import Stream
 
@@ -121,6 +122,16 @@ class SecureStream:
     def certificate_der(self) -> bytes | None:
         """The peer's certificate as it was sent, verified or not."""
         return self._tls.getpeercert(binary_form=True)
+
+    def channel_binding(self, kind: str) -> bytes | None:
+        """What ties a login to this TLS: "tls-server-end-point" (RFC 5929), or "tls-exporter" (RFC 9266).
+
+        None where there is none: Python's ssl up to 3.13 has no exporter, and some certificates have no end point.
+        """
+        if kind == "tls-server-end-point":
+            certificate = self.certificate_der()
+            return None if certificate is None else end_point(certificate)
+        return self._tls.get_channel_binding(kind) if kind in ssl.CHANNEL_BINDING_TYPES else None
 
     async def handshake(self) -> None:
         """Raises ssl.SSLError, ChannelLost, TimeoutError."""

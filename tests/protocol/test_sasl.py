@@ -2,16 +2,17 @@
 
 import pytest
 
-from smtpkit.protocol.sasl import MECHANISMS, Identity, choose
+from smtpkit.protocol.mechanism import Identity
+from smtpkit.protocol.sasl import MECHANISMS, Proof, choose
 
 ANN = Identity(user="ann", password="secret", host="mail.example", port=587)
 TOKEN = Identity(user="ann@example.com", token="ya29.x", host="mail.example", port=587)
 
 
-def said(name: str, who: Identity, *challenges: bytes) -> list[bytes | None]:
+def said(name: str, who: Identity, *challenges: bytes) -> list[object]:
     """All that a mechanism says to these challenges; it is asked once more than it may answer."""
     mechanism = MECHANISMS[name].mechanism(who)
-    responses = [next(mechanism)]
+    responses: list[object] = [next(mechanism)]
     for challenge in challenges:
         try:
             responses.append(mechanism.send(challenge))
@@ -34,6 +35,10 @@ EXCHANGES: list[tuple[str, Identity, list[bytes | None]]] = [
         [b"n,a=ann@example.com,\1host=mail.example\1port=587\1auth=Bearer ya29.x\1\1", b"\1"],
     ),
     ("OAUTHBEARER", Identity(token="t", host="h"), [b"n,,\1host=h\1auth=Bearer t\1\1", b"\1"]),
+    ("EXTERNAL", Identity(), [b""]),
+    ("EXTERNAL", Identity(authzid="bob"), [b"bob"]),
+    ("ANONYMOUS", Identity(), [b""]),
+    ("ANONYMOUS", Identity(user="sirhc"), [b"sirhc"]),
     (
         "OAUTHBEARER",
         Identity(user="ann", authzid="b=o,b", token="t", host="h"),
@@ -55,28 +60,50 @@ def test_cram_md5() -> None:
     assert said("CRAM-MD5", tim, challenge, b"") == [None, b"tim b913a602c7eda7a495b4e6e7334d3890"]
 
 
-CHOICES = [
-    (("LOGIN", "PLAIN"), False, None, ("PLAIN", "LOGIN")),
-    (("CRAM-MD5", "LOGIN"), False, None, ("LOGIN",)),
-    (("CRAM-MD5",), False, None, ()),
-    (("CRAM-MD5", "PLAIN"), False, "cram-md5", ("CRAM-MD5",)),
-    (("PLAIN",), False, "LOGIN", ()),
-    (("PLAIN", "LOGIN"), False, "login", ("LOGIN",)),
-    (("GSSAPI", "NTLM"), False, None, ()),
-    (("GSSAPI", "PLAIN"), False, "GSSAPI", ()),
-    (("XOAUTH2", "OAUTHBEARER", "PLAIN"), True, None, ("OAUTHBEARER", "XOAUTH2")),
-    (("XOAUTH2", "PLAIN"), False, None, ("PLAIN",)),
-    (("PLAIN",), True, None, ()),
-    (("PLAIN", "XOAUTH2"), True, "PLAIN", ()),
-    (("PLAIN", "XOAUTH2"), False, "XOAUTH2", ()),
-    ((), False, None, ()),
+SCRAMS = ("SCRAM-SHA-1", "SCRAM-SHA-256-PLUS", "SCRAM-SHA-512", "SCRAM-SHA-1-PLUS", "SCRAM-SHA-256")
+STRONG = ("SCRAM-SHA-512", "SCRAM-SHA-256", "SCRAM-SHA-1")
+BY_NAME = ("CRAM-MD5", "DIGEST-MD5", "NTLM", "GSSAPI", "EXTERNAL", "ANONYMOUS")
+CHOICES: list[tuple[tuple[str, ...], Proof, str | None, tuple[str, ...]]] = [
+    (("LOGIN", "PLAIN"), "password", None, ("PLAIN", "LOGIN")),
+    (("PLAIN", *SCRAMS, "LOGIN"), "password", None, (*STRONG, "PLAIN", "LOGIN")),
+    (("SCRAM-SHA-1-PLUS",), "password", "SCRAM-SHA-1-PLUS", ()),
+    ((*BY_NAME, "LOGIN"), "password", None, ("LOGIN",)),
+    (BY_NAME, "password", None, ()),
+    (BY_NAME, "none", None, ()),
+    (("CRAM-MD5", "PLAIN"), "password", "cram-md5", ("CRAM-MD5",)),
+    (("DIGEST-MD5", "PLAIN"), "password", "DIGEST-MD5", ("DIGEST-MD5",)),
+    (("PLAIN",), "password", "LOGIN", ()),
+    (("PLAIN", "LOGIN"), "password", "login", ("LOGIN",)),
+    (("KERBEROS_V4", "SRP"), "password", None, ()),
+    (("SRP", "PLAIN"), "password", "SRP", ()),
+    (("GSSAPI", "PLAIN"), "password", "GSSAPI", ("GSSAPI",)),
+    (("GSSAPI", "PLAIN"), "none", "GSSAPI", ("GSSAPI",)),
+    (("EXTERNAL", "PLAIN"), "none", "external", ("EXTERNAL",)),
+    (("ANONYMOUS",), "none", "ANONYMOUS", ("ANONYMOUS",)),
+    (("PLAIN",), "none", "PLAIN", ()),
+    (("XOAUTH2", "OAUTHBEARER", "PLAIN", *SCRAMS), "token", None, ("OAUTHBEARER", "XOAUTH2")),
+    (("XOAUTH2", "PLAIN"), "password", None, ("PLAIN",)),
+    (("PLAIN",), "token", None, ()),
+    (("PLAIN", "XOAUTH2"), "token", "PLAIN", ()),
+    (("PLAIN", "XOAUTH2"), "password", "XOAUTH2", ()),
+    ((), "password", None, ()),
 ]
 
 
-@pytest.mark.parametrize(("offered", "token", "named", "chosen"), CHOICES)
-def test_choice(offered: tuple[str, ...], named: str | None, chosen: tuple[str, ...], *, token: bool) -> None:
+@pytest.mark.parametrize(("offered", "proof", "named", "chosen"), CHOICES)
+def test_choice(offered: tuple[str, ...], proof: Proof, named: str | None, chosen: tuple[str, ...]) -> None:
     """The best first of those offered that fit what the caller has; one that is weak, or not known here, never."""
-    assert choose(offered, token=token, named=named) == chosen
+    assert choose(offered, proof=proof, named=named) == chosen
+
+
+def test_choice_with_a_channel_binding() -> None:
+    """Where there is a binding, the mechanisms that bind come before all others, the strongest first."""
+    assert choose(SCRAMS, proof="password", named=None, bindable=True) == (
+        "SCRAM-SHA-256-PLUS",
+        "SCRAM-SHA-1-PLUS",
+        *STRONG,
+    )
+    assert choose(SCRAMS, proof="password", named="scram-sha-1-plus", bindable=True) == ("SCRAM-SHA-1-PLUS",)
 
 
 def test_identity_is_never_shown() -> None:

@@ -12,6 +12,7 @@ import socket
 import stat
 import subprocess
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -19,9 +20,10 @@ from typing import Self
 
 from tests.servers.certificates import issue
 
-PACKAGES = ("postfix", "sasl2-bin", "libsasl2-modules")  # what .ci/run installs
+PACKAGES = ("postfix", "sasl2-bin", "libsasl2-modules", "libsasl2-modules-gssapi-mit")  # what .ci/run installs
 USER = "tester@example.test"
 PASSWORD = "secret"
+MECHANISMS = "PLAIN LOGIN CRAM-MD5 DIGEST-MD5 SCRAM-SHA-1 SCRAM-SHA-256"
 
 # Delivery as "nobody": virtual(8) refuses to deliver as root, and needs no account of its own.
 _NOBODY = 65534
@@ -38,7 +40,7 @@ maillog_file = {home}/log
 maillog_file_prefixes = {home}
 inet_interfaces = 127.0.0.1
 inet_protocols = ipv4
-myhostname = mx.example.test
+myhostname = {hostname}
 mydestination =
 mynetworks = 127.0.0.0/8
 alias_maps =
@@ -64,7 +66,8 @@ smtpd_sasl_type = cyrus
 smtpd_sasl_path = smtpd
 cyrus_sasl_config_path = {home}/etc/sasl
 smtpd_sasl_local_domain = example.test
-smtpd_sasl_security_options = noanonymous
+smtpd_sasl_security_options =
+import_environment = MAIL_CONFIG MAIL_DEBUG MAIL_LOGTAG TZ LANG=C KRB5_CONFIG KRB5_KTNAME KRB5RCACHENAME
 smtpd_sasl_authenticated_header = yes
 smtpd_authorized_xclient_hosts = 127.0.0.0/8
 smtpd_relay_restrictions = permit_mynetworks, permit_sasl_authenticated, reject_unauth_destination
@@ -110,7 +113,7 @@ _SASL = """\
 pwcheck_method: auxprop
 auxprop_plugin: sasldb
 sasldb_path: {home}/sasldb2
-mech_list: PLAIN LOGIN CRAM-MD5 DIGEST-MD5 SCRAM-SHA-1 SCRAM-SHA-256
+mech_list: {mechanisms}
 """
 
 
@@ -129,10 +132,21 @@ class Postfix:
     ``certificate`` is the file to trust. Both offer PIPELINING, SIZE, VRFY, ETRN, 8BITMIME, DSN, SMTPUTF8 and CHUNKING.
     Mail for anyone at example.test or bücher.example is delivered below ``directory``, but to ``reject…`` (550) and
     ``defer…`` (451). ``directory`` must be empty and reachable by every user, since Postfix gives up its rights.
+    ``mechanisms`` are those that it offers, ``environment`` is what its processes get to know besides, and ``hostname``
+    its name, for which it holds a Kerberos key if there is one.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        mechanisms: str = MECHANISMS,
+        environment: Mapping[str, str] | None = None,
+        hostname: str = "mx.example.test",
+    ) -> None:
         self.directory = directory.resolve()
+        self._mechanisms = mechanisms
+        self._environment = environment or {}
+        self._hostname = hostname
         self.certificate = self.directory / "authority.pem"
         self.port = self.tls_port = 0
         self._process: subprocess.Popen[bytes] | None = None
@@ -191,9 +205,11 @@ class Postfix:
             (home / folder).mkdir(parents=True)
         shutil.chown(home / "lib", "postfix")
         os.chown(home / "mail", _NOBODY, _NOBODY)
-        (home / "etc/main.cf").write_text(_MAIN.format(home=home, nobody=_NOBODY, certificate=issue(home)))
+        (home / "etc/main.cf").write_text(
+            _MAIN.format(home=home, hostname=self._hostname, nobody=_NOBODY, certificate=issue(home))
+        )
         (home / "etc/recipients").write_text(_RECIPIENTS)
-        (home / "etc/sasl/smtpd.conf").write_text(_SASL.format(home=home))
+        (home / "etc/sasl/smtpd.conf").write_text(_SASL.format(home=home, mechanisms=self._mechanisms))
         user, _, realm = USER.partition("@")
         database = home / "sasldb2"
         subprocess.run(
@@ -205,18 +221,19 @@ class Postfix:
         database.chmod(0o644)  # smtpd reads it after giving up root
 
     def _start(self) -> None:
-        self.port, self.tls_port = _free_ports()
+        self.port, self.tls_port = free_ports()
         master = _MASTER.format(port=self.port, tls_port=self.tls_port)
         (self.directory / "etc/master.cf").write_text(master)
         self._process = subprocess.Popen(
             ["postfix", "-c", self.directory / "etc", "start-fg"],
+            env={**os.environ, **self._environment},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
         until = time.monotonic() + 20
-        while not all(_greets(port, tls=port == self.tls_port) for port in (self.port, self.tls_port)):
+        while not all(greets(port, tls=port == self.tls_port) for port in (self.port, self.tls_port)):
             if self._process.poll() is not None or time.monotonic() > until:
                 self._stop()
                 raise RuntimeError(f"Postfix did not start\n{self.log}")
@@ -236,12 +253,13 @@ class Postfix:
             self._process.wait(10)
 
 
-def _free_ports() -> tuple[int, int]:
+def free_ports() -> tuple[int, int]:
+    """Two ports of loopback that nobody uses."""
     with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
         return one.getsockname()[1], other.getsockname()[1]
 
 
-def _greets(port: int, *, tls: bool) -> bool:
+def greets(port: int, *, tls: bool) -> bool:
     """Is somebody there? Under TLS, to be connected is all that can be seen."""
     try:
         with socket.create_connection(("127.0.0.1", port), 5) as sock:

@@ -55,10 +55,6 @@ class Observers:
 
         return off
 
-    def hears(self, kind: type[Event]) -> bool:
-        """Does anybody listen to events of exactly this type?"""
-        return bool(self._whom(kind))
-
     def emit(self, event: Event) -> None:
         """Tell everybody now. What is emitted by a callback is told after this event, not within it."""
         self._untold.append(event)

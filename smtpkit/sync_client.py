@@ -124,7 +124,7 @@ class SyncClient:
         return self._observers.on(kind, callback)
 
     def close(self) -> None:
-        """Say QUIT and close. Never raises."""
+        """Say QUIT and close. Raises UsageError only within a callback of this client."""
 
         async def close() -> None:
             self._closed = True

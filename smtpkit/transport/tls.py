@@ -161,17 +161,14 @@ class SecureStream:
             self._feed(await self._stream.receive())
 
     def at_hand(self) -> bytes | None:
-        octets = self._decrypted()
-        if octets is not None:
-            return octets
-        arrived = self._stream.at_hand()
-        if arrived is None:
-            return None
-        self._feed(arrived)
         try:
-            return self._decrypted()
+            octets = self._decrypted()
+            if octets is None and (arrived := self._stream.at_hand()) is not None:
+                self._feed(arrived)
+                octets = self._decrypted()
         except ChannelLost:
             return b""
+        return octets
 
     async def run(self, function: Callable[[], T]) -> T:
         return await self._stream.run(function)

@@ -99,6 +99,8 @@ class Session:
         self._open = False  # a transaction was left open: RSET leads the next
         self._closed = False
         self._mark = 0.0
+        self._fresh: str | None = None  # the token got after the first was refused
+        self._again = False  # it was tried over a connection of its own
 
     async def open(self, world: World, until: float | None, seen_tls: set[str]) -> "Session":
         """Connect, and lead the session to where mail can be sent: greeting, EHLO, TLS, AUTH, as the options ask.
@@ -148,8 +150,13 @@ class Session:
                 self.abort(type(error).__name__)
             if isinstance(error, TimeoutError) and not isinstance(error, SMTPError):
                 raise TimedOut(f"{options.shown}: the {name} limit ran out", limit=name) from error
-            raise
-        return self
+            if self._fresh is None or self._again or not isinstance(error, ChannelLost | ServiceClosing):
+                raise
+        else:
+            return self
+        # The server left after it had refused a token, so that the fresh one could not be tried.
+        self._again, self._closed = True, False
+        return await self.open(world, until, seen_tls)
 
     async def _introduce(self, seen_tls: set[str]) -> None:
         """Greeting, EHLO, and STARTTLS where the options want it."""
@@ -218,7 +225,7 @@ class Session:
         identity = Identity(
             user=credentials.user or "",
             password=credentials.password.reveal() if credentials.password else None,
-            token=await self._token(credentials.token),
+            token=self._fresh or await self._token(credentials.token),
             authzid=credentials.authzid or "",
             host=options.host,
             port=options.port,
@@ -226,10 +233,10 @@ class Session:
             binding=bindings[0] if bindings else None,
         )
         refusal = await self._log_in(names, identity)
-        if refusal is not None and refusal.reply.code == 535 and callable(credentials.token):
-            fresh = await self._token(credentials.token)
-            if fresh != identity.token:
-                refusal = await self._log_in(names, replace(identity, token=fresh))
+        if refusal is not None and refusal.reply.code == 535 and callable(credentials.token) and self._fresh is None:
+            self._fresh = await self._token(credentials.token)
+            if self._fresh != identity.token:
+                refusal = await self._log_in(names, replace(identity, token=self._fresh))
         if refusal is not None:
             raise refusal
         self._lap(channel.stream, "authentication")

@@ -5,13 +5,22 @@ import hashlib
 import ssl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from scramp import ScramException, ScramMechanism
 
 from smtpkit import Authenticated, Client, SyncClient
-from smtpkit.errors import AuthenticationRefused, NotSupported, ProtocolViolation, SMTPError, UsageError
+from smtpkit.errors import (
+    AuthenticationRefused,
+    ChannelLost,
+    NotSupported,
+    ProtocolViolation,
+    ServiceClosing,
+    SMTPError,
+    UsageError,
+)
 from smtpkit.events import Event
 from smtpkit.options import Credentials, OptionKeywords, Options
 from smtpkit.testing import Occurrence, Script, Server
@@ -179,6 +188,31 @@ def test_tokens_refused_for_good(tokens: tuple[str, ...], times: int) -> None:
     assert b"invalid_token" in (caught.value.challenge or b"")
     assert len(left) == 1
     assert talk.stream.sent.count(b"AUTH ") == times
+
+
+@pytest.mark.parametrize(
+    "leaving",
+    [{"close_after": frozenset({"AUTH"})}, {"replies": {"AUTH": ["535 5.7.8 no", "421 4.7.0 bye"]}}],
+    ids=["closes", "421"],
+)
+def test_fresh_token_at_another_session(leaving: dict[str, Any]) -> None:
+    """Where the server leaves after it has refused the first token, the second is tried over a new connection, once."""
+    gone, good = Script(tokens={"ann": "new"}, replies={"AUTH": "535 5.7.8 no"}), Script(tokens={"ann": "new"})
+    gone = replace(gone, **leaving)
+    function, left = given("old", "new", "newer")
+    told: list[Authenticated] = []
+    options: OptionKeywords = {**CLEAR, "user": "ann", "token": function}
+    with Server(gone, good) as server, SyncClient(server.url, **options) as client:
+        client.on(Authenticated, told.append)
+        client.noop()
+    assert len(server.sessions) == 2
+    assert len(told) == len(left) == 1
+    left[:] = ["old", "new", "newer"]
+    refused = pytest.raises((ServiceClosing, ChannelLost, AuthenticationRefused))
+    with Server(gone, gone, gone) as server, SyncClient(server.url, **options) as client, refused:
+        client.noop()
+    assert len(server.sessions) == 2
+    assert len(left) == 1
 
 
 @pytest.mark.parametrize(("reply", "asked"), [("454 4.7.0 later", 1), ("538 5.7.11 encrypt", 1), ("535 5.7.8 no", 2)])

@@ -15,7 +15,7 @@ from uuid import uuid4
 
 import pytest
 
-from smtpkit import Authenticated, AuthenticationRefused, Client, SyncClient
+from smtpkit import Authenticated, AuthenticationRefused, Client, SyncClient, UsageError
 from smtpkit.options import OptionKeywords
 from tests.servers import dovecot, kdc, postfix
 from tests.servers.dovecot import Dovecot
@@ -190,6 +190,38 @@ def test_best(servers: Servers, server: str, best: str) -> None:
     login = _login(server, best)
     del login["mechanism"]
     assert _send("sync", url, {**options, **login}, "best@example.test") == [best]
+
+
+@pytest.fixture
+def kerberos(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> KDC:
+    """The KDC, known to this process, which has no ticket and no key."""
+    pytest.importorskip("gssapi", reason="the extra kerberos is not installed", exc_type=ImportError)
+    _need(kdc.why_not(), "a KDC")
+    assert servers.kdc is not None
+    for name, value in {**servers.kdc.config, "KRB5CCNAME": "MEMORY:none", "KRB5_CLIENT_KTNAME": "FILE:/none"}.items():
+        monkeypatch.setenv(name, value)
+    return servers.kdc
+
+
+@pytest.mark.servers
+@pytest.mark.parametrize("server", ["postfix", "dovecot"])
+def test_kerberos_by_password(servers: Servers, kerberos: KDC, server: str) -> None:
+    """Without a ticket, one is got by user and password."""
+    url, options = _where(servers, server, "GSSAPI", "starttls")
+    recipient = f"{uuid4().hex}@example.test"
+    options = {**options, "mechanism": "GSSAPI", "user": kdc.USER, "password": kdc.PASSWORD}
+    assert _send("async", url, options, recipient) == ["GSSAPI"]
+    assert servers.postfix.mail(recipient)
+
+
+@pytest.mark.servers
+@pytest.mark.parametrize("login", [{}, {"user": kdc.USER, "password": "wrong pa55word"}])
+def test_no_ticket(servers: Servers, kerberos: KDC, login: OptionKeywords) -> None:
+    """Without a ticket, or with the wrong password for one, the error is the caller's and shows no password."""
+    url, options = _where(servers, "postfix", "GSSAPI", "starttls")
+    with pytest.raises(UsageError) as caught:
+        _send("sync", url, {**options, **login, "mechanism": "GSSAPI"}, "nobody@example.test")
+    assert "pa55word" not in f"{caught.value} {caught.value.__cause__!r}"
 
 
 @pytest.mark.servers

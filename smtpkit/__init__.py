@@ -96,16 +96,8 @@ __all__ = (
     "send",
 )
 
-_ROOMS = (
-    "errors",
-    "events",
-    "options",
-    "protocol.reply",
-    "message.message",
-    "session",
-    "client",
-    "sync_client",
-)  # light first
+# Light ones first.
+_ROOMS = ("errors", "events", "options", "protocol.reply", "message.message", "session", "client", "sync_client")
 
 
 def __getattr__(name: str) -> Any:

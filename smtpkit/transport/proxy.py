@@ -50,7 +50,7 @@ async def connect_through(
     try:
         stream = await connect(way, deadline)
     except ConnectError as error:
-        raise ProxyError(f"The proxy {error}") from error
+        raise ProxyError(f"The proxy {proxy}: {error}") from error
     try:
         stream.deadline = deadline
         if proxy.scheme == "https":
@@ -167,7 +167,7 @@ async def _host(
         return host
     addresses: list[str] = await run(lambda: resolve(Target(host, target.port), deadline))
     if proxy.scheme == "socks5":
-        return addresses[0]
+        return addresses[0].partition("%")[0]  # a zone means nothing there
     for address in addresses:
         if ":" not in address:
             return address
@@ -274,7 +274,7 @@ async def _answer(tunnel: Tunnel, proxy: Proxy, dialogue: "h11.Connection") -> "
     while True:
         event = dialogue.next_event()
         waiting = dialogue.trailing_data[0]
-        if taken - (len(waiting) if isinstance(event, h11.Response) else 0) > REPLY:
+        if taken - (0 if event is h11.NEED_DATA else len(waiting)) > REPLY:
             raise _error(f"The proxy {proxy} answered with more than {REPLY} octets.")
         if isinstance(event, h11.Response):
             tunnel.leading = waiting

@@ -369,9 +369,10 @@ def test_a5_200_with_body_headers(world: str) -> None:
 def test_a_reply_as_long_as_may_be(world: str) -> None:
     """A reply of 16 KiB is taken, with a greeting of any length behind it."""
     head = b"HTTP/1.1 200 OK\r\nX: "
-    reply = head + b"y" * (REPLY - len(head) - 4) + b"\r\n\r\n"
-    with peer(answers(reply + GREETING * 1000 + b"\n")) as port:
-        assert attempt(world, f"http://127.0.0.1:{port}", greeting).startswith(GREETING)
+    longest = head + b"y" * (REPLY - len(head) - 4) + b"\r\n\r\n"
+    for reply in (longest, ESTABLISHED, b"HTTP/1.1 100 Continue\r\n\r\n" + ESTABLISHED):
+        with peer(answers(reply + GREETING * 1000 + b"\n")) as port:
+            assert attempt(world, f"http://127.0.0.1:{port}", greeting).startswith(GREETING)
 
 
 # Names
@@ -401,7 +402,7 @@ def test_a5_remote_names(world: str, host: str, socks: bytes, http: bytes) -> No
 
 
 @pytest.mark.parametrize("scheme", ["socks4", "socks5"])
-def test_a5_name_that_cannot_be_resolved_here(world: str, scheme: str) -> None:
+def test_a5_name_that_cannot_be_resolved_here(world: str, scheme: str, nowhere: None) -> None:
     """Where names are resolved here, one that is not known is a ConnectError before a word to the proxy."""
     heard: list[int] = []
     with peer(lambda connection: heard.append(1)) as port:
@@ -425,7 +426,26 @@ def ipv4_localhost(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("smtpkit.transport.proxy.resolve", lambda target, deadline: known)
 
 
+@pytest.fixture
+def nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A resolver that knows no name below "invalid", and asks nobody."""
+    real = socket.getaddrinfo
+
+    def getaddrinfo(host: Any, *args: Any, **options: Any) -> Any:
+        if str(host).strip("b'").endswith(".invalid"):
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return real(host, *args, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+
+
 # The way to the proxy
+
+
+def test_proxy_that_is_not_known(world: str, nowhere: None) -> None:
+    """A proxy whose name is not known is a ProxyError, wherever the server's name would be resolved."""
+    with pytest.raises(ProxyError, match=r"nowhere\.invalid:1080 was not found"):
+        attempt(world, "socks5h://nowhere.invalid")
 
 
 def test_a5_never_a_direct_connection(world: str) -> None:
@@ -436,7 +456,9 @@ def test_a5_never_a_direct_connection(world: str) -> None:
         for scheme in SCHEMES:
             error = failure_of(world, server.url, {"proxy": f"{scheme}://127.0.0.1:{port}"})
             assert isinstance(error, ProxyError)
-            assert re.match(rf"The proxy 127\.0\.0\.1:{port} cannot be reached: Connection refused", str(error))
+            assert re.match(
+                rf"The proxy {scheme}://(127\.0\.0\.1:{port}): \1 cannot be reached: Connection", str(error)
+            )
         assert not server.sessions
 
 

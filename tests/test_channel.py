@@ -1,4 +1,4 @@
-"""What a stranger's review of the channel found: each was wrong once."""
+"""The channel where replies come that nobody asked for, too early, or with the end of everything."""
 
 from asyncio import CancelledError
 from collections.abc import Callable, Iterator

@@ -5,14 +5,11 @@ pyspnego is not installed with the library but with its extras ``ntlm`` and ``ke
 
 from collections.abc import Callable, Generator
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from smtpkit.errors import ProtocolViolation, SMTPError, UsageError
 from smtpkit.protocol.mechanism import Identity, Mechanism
 from smtpkit.protocol.steps import Run
-
-if TYPE_CHECKING:
-    from spnego import ContextProxy
 
 _NO_LAYER = 1  # RFC 4752 section 3.3
 
@@ -60,7 +57,7 @@ def _done(step: Callable[[], Any], blame: type[SMTPError]) -> Generator[Run, Any
     return result
 
 
-def _context(who: Identity, protocol: str) -> "ContextProxy":
+def _context(who: Identity, protocol: str) -> Any:
     """The client's side of an exchange."""
     import spnego
 
@@ -74,9 +71,10 @@ def _due(challenge: bytes | None) -> bytes | None:
     return challenge or None
 
 
-def _layer(context: "ContextProxy", challenge: bytes | None, authzid: str) -> bytes:
+def _layer(context: Any, challenge: bytes | None, authzid: str) -> bytes:
     """The answer to the layers that are offered: none, and whom to act as."""
     offered = context.unwrap(challenge or b"").data
     if len(offered) != 4 or not offered[0] & _NO_LAYER:
         raise ProtocolViolation("GSSAPI: the server insists on a security layer")
-    return context.wrap(bytes((_NO_LAYER, 0, 0, 0)) + authzid.encode(), encrypt=False).data
+    answer: bytes = context.wrap(bytes((_NO_LAYER, 0, 0, 0)) + authzid.encode(), encrypt=False).data
+    return answer

@@ -57,7 +57,11 @@ class _Owed:
 
 
 class Channel:
-    """Performs procedures over a stream. ``secure`` makes a TLS stream of a plain one, for the step of that name."""
+    """Performs procedures over a stream. ``secure`` makes a TLS stream of a plain one, for the step of that name.
+
+    ``limits`` may be set anew between calls. ``reply_line`` is the most octets in a line of a reply, where that is less
+    than the command allows.
+    """
 
     def __init__(
         self,
@@ -68,6 +72,7 @@ class Channel:
         throttle: Throttle | None = None,
         observers: Observers | None = None,
         session: int = 0,
+        reply_line: int | None = None,
     ) -> None:
         self.stream = stream
         self.limits = limits
@@ -77,6 +82,7 @@ class Channel:
         self._throttle = throttle
         self._observers = observers or Observers()
         self._session = session
+        self._reply_line = reply_line
         self._reader = ReplyReader()
         self._early: deque[Reply] = deque()  # heard before it was asked for
         self._queue: deque[Started[Any]] = deque()
@@ -261,7 +267,11 @@ class Channel:
 
     def _next(self, limits: ReplyLimits = USUAL) -> Reply | None:
         """The next reply that has arrived."""
-        return self._early.popleft() if self._early else self._reader.next(limits)
+        if self._early:
+            return self._early.popleft()
+        if self._reply_line is not None:
+            limits = limits._replace(line=min(limits.line, self._reply_line))
+        return self._reader.next(limits)
 
     async def _hear(self) -> Reply:
         """The next reply that is owed."""
@@ -345,7 +355,7 @@ class Channel:
         when = self.stream.now() + getattr(self.limits, limit)
         if self.outer is not None and self.outer[0] < when:
             when, limit = self.outer
-        self.stream.deadline, self._limit = when, limit
+        self.stream.deadline, self._limit = (when if when < inf else None), limit
 
     async def _begin_tls(self) -> None:
         """TLS begins exactly behind the reply: an octet more may be anybody's (RFC 3207 section 6)."""

@@ -36,6 +36,8 @@ Chunking = Literal["auto", "always", "never"]
 Newlines = Literal["normalize", "strict"]
 OnRefused = Literal["continue", "stop"]
 ProxyScheme = Literal["socks4", "socks4a", "socks5", "socks5h", "http", "https"]
+Family = Literal["any", "ipv4", "ipv6"]
+SocketOption = tuple[int, int, int | bytes]  # level, option, value, as socket.setsockopt takes them
 
 
 @final
@@ -95,6 +97,10 @@ class Kind:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < inf
+
+
+def _is_seconds(value: object) -> bool:
+    return _is_number(value) or value == inf
 
 
 def _is_count(value: object) -> TypeGuard[int]:
@@ -157,6 +163,16 @@ def _is_field_lines(value: object) -> bool:
     return isinstance(value, tuple) and all(isinstance(line, str) and _FIELD.fullmatch(line) for line in value)
 
 
+def _is_socket_options(value: object) -> bool:
+    return isinstance(value, tuple) and all(
+        isinstance(one, tuple)
+        and len(one) == 3
+        and all(isinstance(number, int) for number in one[:2])
+        and isinstance(one[2], int | bytes)
+        for one in value
+    )
+
+
 def _is_context(value: object) -> bool:
     from ssl import SSLContext
 
@@ -195,7 +211,7 @@ def _choice(literal: object) -> Kind:
     return Kind("one of " + ", ".join(choices), lambda value: isinstance(value, str) and value in choices, str)
 
 
-_SECONDS = Kind("a positive number of seconds", _is_number, _read_number)
+_SECONDS = Kind("a positive number of seconds, or math.inf for no limit", _is_seconds, _read_number)
 _RATE = Kind("a positive number of octets per second (in a URL also 100k or 1.5M)", _is_number, _read_rate)
 _COUNT = Kind("a whole number, 1 or more", _is_count, _read_count)
 _PORT = Kind("a whole number from 1 to 65535", _is_port, _read_count)
@@ -212,6 +228,9 @@ _TOKEN = Kind(f"{_NAME.wanted}, or a function that returns one", _is_token, secr
 _CONTEXT = Kind("an ssl.SSLContext", _is_context)
 _FIELDS = Kind(
     'a tuple of header lines in ASCII, each "Name: value" without its line end', _is_field_lines, secret=True
+)
+_SOCKET_OPTIONS = Kind(
+    "a tuple of (level, option, value), such as (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)", _is_socket_options
 )
 _PROXY = Kind(
     "a URL such as socks5h://user:password@host:1080, a Proxy, or 'system'", _is_proxy, _read_proxy, secret=True
@@ -398,6 +417,14 @@ class Options:
     connections: int = field(default=8, metadata=_row(_COUNT, "how many sessions at a time at most"))
     local_address: str | None = field(default=None, metadata=_row(_ADDRESS, "where connections come from"))
     local_port: int = field(default=0, metadata=_row(_PORT, "the port connections come from"))
+    family: Family = field(default="any", metadata=_row(_choice(Family), "which addresses of the server are used"))
+    socket_options: tuple[SocketOption, ...] = field(
+        default=(), metadata=_row(_SOCKET_OPTIONS, "set before connecting, also to a proxy; they win over our own")
+    )
+    extensions: bool = field(default=True, metadata=_row(_FLAG, "say EHLO; else HELO, and no extension is used"))
+    reply_line: int | None = field(
+        default=None, metadata=_row(_COUNT, "octets that a line of a reply may have at most")
+    )
     proxy: "Proxy | Literal['system'] | None" = field(
         default=None, metadata=_row(_PROXY, "the way to the server; 'system': what the environment says")
     )
@@ -408,6 +435,10 @@ class Options:
             raise UsageError("a server needs a host and a port, or the path of a unix socket")
         if self.path is not None and (self.host or self.port or self.local_address or self.local_port):
             raise UsageError("host, port, local_address and local_port mean nothing with the path of a unix socket")
+        if self.local_address and self.family == ("ipv4" if ":" in self.local_address else "ipv6"):
+            raise UsageError(f"local_address {self.local_address} is no {self.family} address, which family asks for")
+        if self.lmtp and not self.extensions:
+            raise UsageError("extensions: LMTP has none but LHLO, and no HELO; leave it True")
         if self.path is not None and self.proxy is not None:
             raise UsageError("proxy: a proxy cannot reach the path of a unix socket; leave one of them out")
         if self.proxy is not None and "%" in self.host:
@@ -461,7 +492,8 @@ class Options:
         return (
             *(self.host, self.port, self.path, self.lmtp, self.credentials),
             *(self.tls, self.ssl_context, self.tls_name, self.allow_plaintext_auth),
-            *(self.hello, self.local_address, self.local_port, self.proxy),
+            *(self.hello, self.extensions, self.reply_line),
+            *(self.local_address, self.local_port, self.family, self.socket_options, self.proxy),
         )
 
     @property
@@ -502,6 +534,10 @@ class OptionKeywords(TypedDict, total=False):
     connections: int
     local_address: str | None
     local_port: int
+    family: Family
+    socket_options: tuple[SocketOption, ...]
+    extensions: bool
+    reply_line: int | None
     proxy: str | Proxy | None
 
 

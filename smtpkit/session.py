@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from smtpkit.channel import Channel, Started
@@ -36,6 +37,7 @@ from smtpkit.events import (
 from smtpkit.observers import Observers
 from smtpkit.options import PARAMETERS, Credentials, Options, Secret, Token
 from smtpkit.protocol import procedures
+from smtpkit.protocol.command import Verb
 from smtpkit.protocol.extension import NOTHING, Extensions
 from smtpkit.protocol.mechanism import Binding, Identity
 from smtpkit.protocol.reply import Reply
@@ -54,7 +56,7 @@ T = TypeVar("T")
 class World(NamedTuple):
     """How the caller waits: how a stream comes about, and where blocking work runs before there is one."""
 
-    connect: Callable[["Target", float], Awaitable[Stream]]
+    connect: Callable[["Target", float | None], Awaitable[Stream]]
     run: Callable[[Callable[[], Any]], Awaitable[Any]]
     now: Callable[[], float]
 
@@ -111,19 +113,23 @@ class Session:
         from smtpkit.transport.connect import Target
 
         options = self.options
-        target = Target(options.host, options.port, options.path, options.local_address, options.local_port)
+        target = Target(
+            *(options.host, options.port, options.path, options.local_address, options.local_port),
+            *(options.family, options.socket_options),
+        )
         self._mark = world.now()
         limit, name = self._mark + options.limits.connect, "connect"
         if until is not None and until < limit:
             limit, name = until, "total"
         stream: Stream | None = None
+        deadline = limit if limit < inf else None
         try:
             if options.proxy is None:
-                stream = await world.connect(target, limit)
+                stream = await world.connect(target, deadline)
             else:
                 from smtpkit.transport.proxy import connect_through
 
-                stream = await connect_through(options.proxy, target, limit, connect=world.connect, run=world.run)
+                stream = await connect_through(options.proxy, target, deadline, connect=world.connect, run=world.run)
             self._lap(stream, "connect")
             self.channel = Channel(
                 stream,
@@ -132,10 +138,11 @@ class Session:
                 throttle=self._throttle,
                 observers=self._observers,
                 session=self.number,
+                reply_line=options.reply_line,
             )
             self.tell(Connected, server=options.shown, address=stream.peer)
             if options.tls == "implicit":
-                stream.deadline = limit
+                stream.deadline = deadline
                 stream = self.channel.stream = await self._secure(stream)
                 self.channel.secured = True
             self.channel.outer = (limit, name)
@@ -167,7 +174,10 @@ class Session:
         wanted = options.tls in ("opportunistic", "required")
         fall_back = options.tls != "required" and options.credentials is None
         name = options.hello or channel.stream.local_host
-        self.offered = await channel.perform(procedures.hello(name, lmtp=options.lmtp, fall_back=fall_back))
+        if options.extensions:
+            self.offered = await channel.perform(procedures.hello(name, lmtp=options.lmtp, fall_back=fall_back))
+        else:
+            self.offered = await channel.perform(procedures.plain_hello(name))
         self._lap(channel.stream, "hello")
         if not wanted:
             return
@@ -308,9 +318,12 @@ class Session:
         self.channel.outer = (until, "total") if until is not None else None
         return await self.channel.perform(procedure)
 
-    async def send(self, mail: "Prepared", item: object, until: float | None) -> tuple[Outcome, bool]:
+    async def send(
+        self, mail: "Prepared", item: object, until: float | None, *, verb: Verb = "MAIL", reset: bool = False
+    ) -> tuple[Outcome, bool]:
         """One transaction. Returns the outcome, and whether the server had not answered a word of it.
 
+        ``verb`` begins it. RSET leads it where an earlier one may still be open, and with ``reset`` in any case.
         Raises only what comes from outside (cancellation), after telling what is known by then.
         """
         options, channel = self.options, self.channel
@@ -324,11 +337,12 @@ class Session:
                 chunked=options.chunking == "always",
                 lmtp=options.lmtp,
                 message_id=mail.message_id,
+                verb=verb,
             )
         except SMTPError as error:
             error.outcome = Outcome(message_id=mail.message_id, item=item, error=error)
             return error.outcome, False
-        started = Started(procedures.transaction(plan, reset=self._open), item)
+        started = Started(procedures.transaction(plan, reset=reset or self._open), item)
         try:
             await channel.start(started)
             with suppress(SMTPError):

@@ -217,6 +217,7 @@ class MemoryPeer:
         self.untaken = 0
         self.peer = "memory:25"
         self.local_host = "[127.0.0.1]"
+        self.raw_socket = None
         self.closed = False
         self.failure: AssertionError | None = None
         self._by_octet = by_octet
@@ -489,7 +490,7 @@ async def play_in_memory(transcript: Transcript, *, by_octet: bool) -> None:
     """Play a transcript with no loop and no socket; never suspends."""
     peer = MemoryPeer(transcript, by_octet=by_octet)
 
-    async def connect(target: Target, deadline: float) -> Stream:
+    async def connect(target: Target, deadline: float | None) -> Stream:
         return peer
 
     await _play(transcript, peer, World(connect, run_inline, peer.now), PureSession, {})
@@ -504,7 +505,7 @@ async def play_over_socket(transcript: Transcript, world: World, pause: Callable
             keywords["ssl_context"] = ssl.create_default_context(cafile=str(CERTIFICATE))
     with SocketPeer(transcript, pause) as peer:
 
-        async def connect(target: Target, deadline: float) -> Stream:
+        async def connect(target: Target, deadline: float | None) -> Stream:
             return await world.connect(Target("127.0.0.1", peer.port), deadline)
 
         await _play(transcript, peer, world._replace(connect=connect), Session, keywords)

@@ -45,6 +45,7 @@ class MemoryStream:
         self.untaken = 0
         self.peer = "memory:25"
         self.local_host = "[127.0.0.1]"
+        self.raw_socket = None
         self.clock = clock
         self.sent = bytearray()  # what has left
         self.received = 0  # octets given out

@@ -25,6 +25,7 @@ _FOLD_AT = 78
 _LONGEST_PIECE = 900  # characters that cannot be folded; what is longer is encoded, since encoded words can be
 _NAME = re.compile(r"[!-9;-~]{1,76}\Z")
 _PLAIN_PHRASE = re.compile(r"[A-Za-z0-9!#$%&'*+\-/=?^_`{|}~]+(?: [A-Za-z0-9!#$%&'*+\-/=?^_`{|}~]+)*\Z")
+_Q_PLAIN = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789!*+-/"
 _PIECE = re.compile(r"[ \t]*[^ \t]+")
 _FIELD = re.compile(rb"([!-9;-~]+)[ \t]*:")
 _FIELD_READ = re.compile(rb"(?:\xef\xbb\xbf)?" + _FIELD.pattern)  # some editors put U+FEFF before the first
@@ -32,11 +33,13 @@ _START = re.compile(rb"\xef\xbb\xbf|>?From |[!-9;-~]{1,998}[ \t]*:")  # mbox for
 _BLANK_LINE = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?=[\r\n])")
 
 
-def field(name: str, value: str | Iterable[Mailbox]) -> bytes:
+def field(name: str, value: str | Iterable[Mailbox], *, charset: str = "utf-8", fold_at: int = _FOLD_AT) -> bytes:
     """One field, encoded and folded, with its CRLF. ``value`` is text, or mailboxes for a field that holds addresses.
 
-    Text is taken as it is read: what looks like an encoded word is encoded again. Raises InvalidMail, which names the
-    field, for controls (but TAB), lone surrogates, and a name that is none (RFC 5322 section 2.2).
+    ``charset`` is that of encoded words, which must be one that holds ASCII; lines longer than ``fold_at`` are folded
+    where there is a blank. Text is taken as it is read: what looks like an encoded word is encoded again. Raises
+    InvalidMail, which names the field, for controls (but TAB), lone surrogates, characters that the charset has not,
+    and a name that is none (RFC 5322 section 2.2).
     """
     if not _NAME.match(name):
         raise InvalidMail(f"header field name {name!r}: 1 to 76 printable ASCII characters without blank and colon")
@@ -45,14 +48,14 @@ def field(name: str, value: str | Iterable[Mailbox]) -> bytes:
             raise InvalidMail(
                 f"{name} {value[:120]!r}: it holds a line end, another control or a lone surrogate; remove it"
             )
-        pieces = _text_pieces(value)
+        pieces = _text_pieces(value, charset)
     else:
-        pieces = [piece for mailbox in value for piece in _mailbox_pieces(mailbox)]
+        pieces = [piece for mailbox in value for piece in _mailbox_pieces(mailbox, charset)]
         pieces[-1:] = [piece.removesuffix(",") for piece in pieces[-1:]]
     line = f"{name}:"
     lines = []
     for piece in pieces:
-        if len(line) + len(piece) > _FOLD_AT and line != f"{name}:":
+        if len(line) + len(piece) > fold_at and line != f"{name}:":
             lines.append(line)
             line = ""
         line += piece
@@ -151,16 +154,16 @@ def message_id(domain: str) -> str:
     return f"<{secrets.token_hex(16)}@{domain}>"
 
 
-def _text_pieces(text: str) -> list[str]:
+def _text_pieces(text: str, charset: str) -> list[str]:
     """Text in pieces between which a line may be folded."""
     pieces = _PIECE.findall(f" {text}")
     plain = text.isascii() and "=?" not in text and text == text.strip(" \t")
     if plain and all(len(piece) <= _LONGEST_PIECE for piece in pieces):
         return pieces
-    return _encoded_words(text)
+    return _encoded_words(text, charset)
 
 
-def _mailbox_pieces(mailbox: Mailbox) -> list[str]:
+def _mailbox_pieces(mailbox: Mailbox, charset: str) -> list[str]:
     """A mailbox and the comma after it, in pieces. The address is never encoded."""
     name = mailbox.display_name
     if not name:
@@ -168,7 +171,7 @@ def _mailbox_pieces(mailbox: Mailbox) -> list[str]:
     if UNSAFE.search(name):
         raise InvalidMail(f"display name {name[:120]!r}: it holds a control character or a lone surrogate; remove it")
     if not name.isascii() or "=?" in name or len(name) > _FOLD_AT - 20:
-        phrase = _encoded_words(name)
+        phrase = _encoded_words(name, charset)
     elif _PLAIN_PHRASE.match(name):
         phrase = [f" {name}"]
     else:
@@ -177,31 +180,41 @@ def _mailbox_pieces(mailbox: Mailbox) -> list[str]:
     return [*phrase, f" <{mailbox.address}>,"]
 
 
-def _encoded_words(text: str) -> list[str]:
-    """Text as encoded words of at most 75 characters in UTF-8, none of which cuts a character (RFC 2047 section 5).
+def _encoded_words(text: str, charset: str) -> list[str]:
+    """Text as encoded words of at most 75 characters, none of which cuts a character (RFC 2047 section 5).
 
     Q where most is ASCII, and then only with the characters that may stand in a phrase too; else B.
     """
     readable = sum(map(str.isascii, text)) * 3 > len(text) * 2
-    longest = 63 if readable else 45  # 12 characters are the frame; 60 characters of base64 carry 45 octets
-    words = [""]
+    room = 75 - len(f"=?{charset}?q??=")
+    longest = room if readable else room // 4 * 3
+    words = [b""]
     size = 0
     for character in text:
-        cost = len(_q(character) if readable else character.encode())
+        octets = _encoded(character, charset)
+        cost = len(_q(octets) if readable else octets)
         if size + cost > longest:
-            words.append("")
+            words.append(b"")
             size = 0
-        words[-1] += character
+        words[-1] += octets
         size += cost
     if readable:
-        return [f" =?utf-8?q?{''.join(map(_q, word))}?=" for word in words]
-    return [f" =?utf-8?b?{binascii.b2a_base64(word.encode(), newline=False).decode()}?=" for word in words]
+        return [f" =?{charset}?q?{_q(word)}?=" for word in words]
+    return [f" =?{charset}?b?{binascii.b2a_base64(word, newline=False).decode()}?=" for word in words]
 
 
-def _q(character: str) -> str:
-    """A character in the Q encoding."""
-    if character == " ":
-        return "_"
-    if character.isascii() and (character.isalnum() or character in "!*+-/"):
-        return character
-    return "".join(f"={octet:02X}" for octet in character.encode())
+def _encoded(character: str, charset: str) -> bytes:
+    try:
+        return character.encode(charset)
+    except UnicodeEncodeError:
+        raise InvalidMail(f"{character!r} cannot be written in the charset {charset}; utf-8 has it") from None
+
+
+def _q(octets: bytes) -> str:
+    """Octets in the Q encoding."""
+    return "".join(_Q_WORDS[octet] for octet in octets)
+
+
+_Q_WORDS = tuple(
+    "_" if chr(octet) == " " else chr(octet) if chr(octet) in _Q_PLAIN else f"={octet:02X}" for octet in range(256)
+)

@@ -7,7 +7,7 @@ which part of it is secret; a command names the limit its reply is waited for un
 import base64
 import re
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from smtpkit.errors import InvalidMail
 from smtpkit.protocol.reply import ROOMY, USUAL, Reply, ReplyLimits
@@ -176,6 +176,28 @@ class Mail(Command):
         return line(self.verb, " ".join((f"FROM:<{self.path}>", *self.parameters)), longest=MAIL_LINE)
 
 
+class Send(Mail):
+    """SEND: to the user's terminal (RFC 821 section 3.4; RFC 5321 appendix F.6 calls it obsolete)."""
+
+    __slots__ = ()
+
+
+class Soml(Mail):
+    """SOML: to the terminal, or to the mailbox if that cannot be."""
+
+    __slots__ = ()
+
+
+class Saml(Mail):
+    """SAML: to the terminal and to the mailbox."""
+
+    __slots__ = ()
+
+
+Verb = Literal["MAIL", "SEND", "SOML", "SAML"]  # what a transaction may begin with
+OPENINGS: dict[str, type[Mail]] = {"MAIL": Mail, "SEND": Send, "SOML": Soml, "SAML": Saml}
+
+
 @dataclass(frozen=True, slots=True)
 class Rcpt(Command):
     """RCPT, with its parameters rendered already."""
@@ -244,7 +266,7 @@ class Expn(Vrfy):
     replies = ROOMY
 
 
-_OWN_VERBS = {"DATA", "BDAT", "STARTTLS", "AUTH", "EHLO", "HELO", "LHLO", "MAIL", "RCPT", "QUIT"}
+_OWN_VERBS = {"DATA", "BDAT", "STARTTLS", "AUTH", "EHLO", "HELO", "LHLO", *OPENINGS, "RCPT", "QUIT"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from smtpkit.errors import (
     AuthenticationRefused,
@@ -26,6 +26,7 @@ from smtpkit.errors import (
 )
 from smtpkit.protocol import sasl
 from smtpkit.protocol.command import (
+    OPENINGS,
     Auth,
     Command,
     Data,
@@ -42,6 +43,7 @@ from smtpkit.protocol.command import (
     Response,
     Rset,
     StartTLS,
+    Verb,
     Vrfy,
 )
 from smtpkit.protocol.envelope import Envelope, ForwardPath, utf8_addr_unitext, utf8_addr_xtext, xtext
@@ -99,10 +101,21 @@ def hello(name: str, *, lmtp: bool = False, fall_back: bool = True) -> Procedure
     if reply.positive:
         return Extensions.of(reply)
     if reply.permanent and fall_back and not lmtp:
-        said = Helo(name)
-        reply = yield from ask(said)
-        if reply.positive:
-            return NOTHING
+        return (yield from plain_hello(name))
+    return (yield from _unwelcome(said, reply))
+
+
+def plain_hello(name: str) -> Procedure[Extensions]:
+    """HELO, for a session without extensions (RFC 5321 section 4.1.1.1)."""
+    said = Helo(name)
+    reply = yield from ask(said)
+    if reply.positive:
+        return NOTHING
+    return (yield from _unwelcome(said, reply))
+
+
+def _unwelcome(said: Command, reply: Reply) -> Generator[Step, Any, NoReturn]:
+    """The server does not take our hello."""
     if reply.intermediate:
         raise ProtocolViolation(f"{said.verb} answered by {reply}")
     yield from _leave()
@@ -308,6 +321,7 @@ def plan(
     chunked: bool = False,
     lmtp: bool = False,
     message_id: str | None = None,
+    verb: Verb = "MAIL",
 ) -> Plan:
     """Fit a mail to what the server offers. Raises NotSupported before anything is said."""
     if mail_data.eight_bit and "8BITMIME" not in offered and mail_data.seven_bit is not None and not envelope.utf8:
@@ -316,10 +330,12 @@ def plan(
         raise NotSupported(
             f"the mail has {mail_data.size} octets, the server takes at most {offered.size}", extension="SIZE"
         )
+    if verb != "MAIL" and verb not in offered:
+        raise lacking(verb, "most servers no longer deliver to terminals (RFC 5321 appendix F.6)")
     if chunked and "CHUNKING" not in offered:
         raise lacking("CHUNKING", 'chunking="always" was asked for')
     return Plan(
-        Mail(envelope.reverse_path, tuple(_parameters(envelope, mail_data, offered))),
+        OPENINGS[verb](envelope.reverse_path, tuple(_parameters(envelope, mail_data, offered))),
         tuple(_recipient(path, envelope, offered) for path in envelope.forward_paths),
         frozenset(path.address for path in envelope.forward_paths if path.required),
         mail_data,

@@ -16,6 +16,7 @@ import anyio.lowlevel
 from smtpkit.errors import ChannelLost, UsageError
 from smtpkit.transport.connect import address_literal, peer_text, run_in_worker
 from smtpkit.transport.socket_stream import UNREAD, SocketStream
+from smtpkit.transport.stream import RawSocket
 
 T = TypeVar("T")
 
@@ -72,6 +73,7 @@ class AnyioStream:
         self.deadline: float | None = None
         self.untaken = 0
         self._stream = stream
+        self._raw: socket.socket | None = get(attribute.raw_socket, None)
         self._pieces: list[bytes] = []
         self._unread = 0
         self._unheard = 0  # octets sent since the last receive
@@ -79,6 +81,10 @@ class AnyioStream:
         self._closed = False
         self._busy = False
         self._lost: Exception | None = None
+
+    @property
+    def raw_socket(self) -> RawSocket | None:
+        return None if self._closed else self._raw
 
     async def send(self, octets: bytes | bytearray | memoryview) -> None:
         self._enter()
@@ -134,11 +140,9 @@ class AnyioStream:
         if self._closed:
             return
         self._closed = True
-        get = self._stream.extra
-        raw: socket.socket | None = get(anyio.abc.SocketAttribute.raw_socket, None)
-        if raw is not None:
+        if self._raw is not None:
             with suppress(OSError):
-                raw.shutdown(socket.SHUT_RDWR)
+                self._raw.shutdown(socket.SHUT_RDWR)
         _close_soon(self._stream)
 
     async def aclose(self) -> None:

@@ -16,6 +16,7 @@ from weakref import WeakKeyDictionary
 
 from smtpkit.errors import ChannelLost, UsageError
 from smtpkit.transport.connect import run_in_worker
+from smtpkit.transport.stream import RawSocket
 
 T = TypeVar("T")
 
@@ -118,6 +119,11 @@ class AsyncioStream(asyncio.BufferedProtocol):
         self._wake()
 
     # The stream
+
+    @property
+    def raw_socket(self) -> RawSocket | None:
+        raw: RawSocket | None = None if self._transport is None else self._transport.get_extra_info("socket")
+        return raw
 
     async def send(self, octets: bytes | bytearray | memoryview) -> None:
         self._check_user()

@@ -7,6 +7,7 @@ import select
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TypeVar
 
 from smtpkit.transport.socket_stream import SocketStream
@@ -14,11 +15,43 @@ from smtpkit.transport.socket_stream import SocketStream
 T = TypeVar("T")
 
 
+class Interrupted(BaseException):
+    """What waited was told to give up; no ``except Exception`` may take it for a failure."""
+
+
+class Interruption:
+    """What ends the waits of a thread that blocks. ``ring`` may come from any thread, also from the one that waits."""
+
+    def __init__(self) -> None:
+        self.bell, self._rope = socket.socketpair()
+        self.bell.setblocking(False)
+        self._rope.setblocking(False)
+
+    def ring(self) -> None:
+        """Let the wait that is under way, or the next one, raise Interrupted."""
+        with suppress(OSError):  # it rings already, or is closed
+            self._rope.send(b"!")
+
+    def hush(self) -> None:
+        """Let it ring no more."""
+        with suppress(BlockingIOError):
+            self.bell.recv(4096)
+
+    def close(self) -> None:
+        """Let go of what it holds."""
+        self.bell.close()
+        self._rope.close()
+
+
 class BlockingStream(SocketStream):
-    """A Stream over a socket; the caller's thread waits."""
+    """A Stream over a socket; the caller's thread waits. ``interruption`` may end its waits."""
+
+    interruption: Interruption | None = None
 
     async def _wait(self, *, reading: bool, writing: bool) -> None:
-        if not wait_for(self._socket, reading=reading, writing=writing, deadline=self.deadline):
+        if not wait_for(
+            self._socket, reading=reading, writing=writing, deadline=self.deadline, interruption=self.interruption
+        ):
             raise TimeoutError(f"{self.peer} was silent for too long")
 
     async def _give_turn(self) -> None:
@@ -28,21 +61,42 @@ class BlockingStream(SocketStream):
         return function()
 
     async def sleep_until(self, when: float) -> None:
+        if self.interruption is not None:
+            wait_for(None, deadline=when, interruption=self.interruption)
+            return
         left = when - time.monotonic()
         if left > 0:
             time.sleep(left)  # noqa: ASYNC251 - the caller blocks anyway
 
 
-def wait_for(waiting: socket.socket, *, reading: bool, writing: bool, deadline: float | None) -> bool:
-    """Wait until the socket is ready; False if the deadline (time.monotonic) came first."""
+def wait_for(
+    waiting: socket.socket | None,
+    *,
+    reading: bool = False,
+    writing: bool = False,
+    deadline: float | None,
+    interruption: Interruption | None = None,
+) -> bool:
+    """Wait until the socket is ready; False if the deadline (time.monotonic) came first. Raises Interrupted."""
     left = None if deadline is None else deadline - time.monotonic()
     if left is not None and left <= 0:
         return False
-    if not hasattr(select, "poll"):
-        observed = [waiting]
-        ready = select.select(observed if reading else [], observed if writing else [], observed, left)
-        return any(ready)
-    poll = select.poll()
-    poll.register(waiting, (select.POLLIN if reading else 0) | (select.POLLOUT if writing else 0))
-    # Rounded up, or the last fraction of a millisecond would be a busy loop; poll counts in a C int.
-    return bool(poll.poll(None if left is None else min(math.ceil(left * 1000), 2**31 - 1)))
+    bell = None if interruption is None else interruption.bell
+    if hasattr(select, "poll"):
+        poll = select.poll()
+        if waiting is not None:
+            poll.register(waiting, (select.POLLIN if reading else 0) | (select.POLLOUT if writing else 0))
+        if bell is not None:
+            poll.register(bell, select.POLLIN)
+        # Rounded up, or the last fraction of a millisecond would be a busy loop; poll counts in a C int.
+        found = poll.poll(None if left is None else min(math.ceil(left * 1000), 2**31 - 1))
+        ready = {number for number, _ in found}
+    else:
+        observed = [] if waiting is None else [waiting]
+        heard = [*(observed if reading else []), *([] if bell is None else [bell])]
+        ready = {
+            one.fileno() for some in select.select(heard, observed if writing else [], observed, left) for one in some
+        }
+    if bell is not None and bell.fileno() in ready:
+        raise Interrupted
+    return bool(ready)

@@ -10,18 +10,20 @@ from ipaddress import IPv6Address, ip_address
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from smtpkit.errors import ConnectError, UsageError
+from smtpkit.options import Family, SocketOption
 
 if TYPE_CHECKING:
     import socket
 
     from smtpkit.transport.asyncio_stream import AsyncioStream
-    from smtpkit.transport.blocking_stream import BlockingStream
+    from smtpkit.transport.blocking_stream import BlockingStream, Interruption
     from smtpkit.transport.socket_stream import SocketStream
 
 T = TypeVar("T")
 S = TypeVar("S", bound="SocketStream")
 
 HEAD_START = 0.25  # seconds before the next address is tried as well (RFC 8305 section 8)
+RESOLVER_LOOK = 0.02  # seconds between looks at a resolver that may be interrupted
 BACKLOG_PAUSE = 0.01  # seconds before a local socket whose backlog is full is tried again
 
 
@@ -29,7 +31,8 @@ BACKLOG_PAUSE = 0.01  # seconds before a local socket whose backlog is full is t
 class Target:
     """Where to connect: ``host`` (a name, or an IP address without brackets) and ``port``, or ``path`` (unix socket).
 
-    ``local_address`` is the IP address to connect from, ``local_port`` its port (0: any). Raises UsageError.
+    ``local_address`` is the IP address to connect from, ``local_port`` its port (0: any). ``family`` says which
+    addresses of a name count; ``socket_options`` are set before connecting. Raises UsageError.
     """
 
     host: str = ""
@@ -37,6 +40,8 @@ class Target:
     path: str | None = None
     local_address: str | None = None
     local_port: int = 0
+    family: Family = "any"
+    socket_options: tuple[SocketOption, ...] = ()
 
     def __post_init__(self) -> None:
         if self.path is not None:
@@ -85,21 +90,23 @@ async def connect(target: Target, deadline: float | None) -> "AsyncioStream | So
     raise _too_late(target)
 
 
-async def connect_blocking(target: Target, deadline: float | None) -> "BlockingStream":
+async def connect_blocking(
+    target: Target, deadline: float | None, *, interruption: "Interruption | None" = None
+) -> "BlockingStream":
     """Connect in the caller's thread; never suspends. Otherwise as ``connect``, but one address after the other.
 
-    Each address gets its share of the time that is left.
+    Each address gets its share of the time that is left. ``interruption`` ends this, and all waits of the stream.
     """
     from smtpkit.transport.blocking_stream import BlockingStream, wait_for
 
-    addresses = _addresses_blocking(target, deadline)
+    addresses = _addresses_blocking(target, deadline, interruption)
     failures: list[OSError] = []
     for index, address in enumerate(addresses):
         now = time.monotonic()
         limit = None if deadline is None else now + (deadline - now) / (len(addresses) - index)
 
         async def writable(waiting: "socket.socket", limit: float | None = limit) -> None:
-            if not wait_for(waiting, reading=False, writing=True, deadline=limit):
+            if not wait_for(waiting, writing=True, deadline=limit, interruption=interruption):
                 raise OSError(errno.ETIMEDOUT, "no answer in its share of the time")
 
         async def pause(limit: float | None = limit) -> None:
@@ -109,7 +116,9 @@ async def connect_blocking(target: Target, deadline: float | None) -> "BlockingS
 
         try:
             connected = await _attempt(address, target, writable, pause)
-            return _over(BlockingStream, connected)
+            stream = _over(BlockingStream, connected)
+            stream.interruption = interruption
+            return stream
         except OSError as error:
             failures.append(error)
     if deadline is not None and time.monotonic() >= deadline:
@@ -211,7 +220,9 @@ async def _addresses(target: Target) -> list[_Address]:
         raise _unresolved(target, error) from error
 
 
-def _addresses_blocking(target: Target, deadline: float | None) -> list[_Address]:
+def _addresses_blocking(
+    target: Target, deadline: float | None, interruption: "Interruption | None" = None
+) -> list[_Address]:
     """As ``_addresses``; the resolver has no deadline, so a thread is left behind with it when ours comes."""
     import socket
     import threading
@@ -230,7 +241,13 @@ def _addresses_blocking(target: Target, deadline: float | None) -> list[_Address
 
     resolver = threading.Thread(target=resolve, name=f"resolve {target.host}", daemon=True)
     resolver.start()
-    resolver.join(None if deadline is None else max(0.0, deadline - time.monotonic()))
+    if interruption is None:
+        resolver.join(None if deadline is None else max(0.0, deadline - time.monotonic()))
+    else:
+        from smtpkit.transport.blocking_stream import wait_for
+
+        while resolver.is_alive() and (deadline is None or time.monotonic() < deadline):
+            wait_for(None, deadline=time.monotonic() + RESOLVER_LOOK, interruption=interruption)
     if failed:
         raise _unresolved(target, failed[0]) from failed[0]
     if not found:
@@ -258,7 +275,8 @@ def _known_addresses(target: Target) -> list[_Address] | None:
 def _wanted(target: Target) -> dict[str, Any]:
     import socket
 
-    family = socket.AF_UNSPEC
+    families = {"any": socket.AF_UNSPEC, "ipv4": socket.AF_INET, "ipv6": socket.AF_INET6}
+    family = families[target.family]
     if target.local_address is not None:
         family = socket.AF_INET if _ip(target.local_address).version == 4 else socket.AF_INET6
     return {"family": family, "type": socket.SOCK_STREAM}
@@ -332,6 +350,8 @@ async def _attempt(
         connected.setblocking(False)
         if address.family in {socket.AF_INET, socket.AF_INET6}:
             connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for level, option, value in target.socket_options:
+            connected.setsockopt(level, option, value)
         if target.local_address is not None or target.local_port:
             if os.name == "posix":
                 connected.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

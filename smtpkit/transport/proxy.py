@@ -9,13 +9,14 @@ drop a user without password, and choose the socket themselves; of its CONNECT t
 from base64 import b64encode
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
+from dataclasses import replace
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from smtpkit.errors import ChannelLost, ConnectError, ProxyError, TLSError, UsageError
 from smtpkit.options import Proxy
 from smtpkit.transport.connect import Target, ascii_host, resolve
-from smtpkit.transport.stream import Stream
+from smtpkit.transport.stream import RawSocket, Stream
 
 if TYPE_CHECKING:
     import h11
@@ -29,15 +30,16 @@ _SOCKS_MAY_CHANGE = {1, 3, 4, 5, 6, 0x5B}  # failure, unreachable, refused; not:
 async def connect_through(
     proxy: Proxy | Literal["system"],
     target: Target,
-    deadline: float,
+    deadline: float | None,
     *,
-    connect: Callable[[Target, float], Awaitable[Stream]],
+    connect: Callable[[Target, float | None], Awaitable[Stream]],
     run: Callable[[Callable[[], Any]], Awaitable[Any]],
 ) -> Stream:
     """A stream to the target through the proxy, or, where the system says that there is none, a direct one.
 
-    ``connect`` and ``run`` are the caller's world, ``deadline`` on time.monotonic's clock is for all of it. The
-    target's local address and port are those of the connection to the proxy, whose address is the stream's ``peer``.
+    ``connect`` and ``run`` are the caller's world, ``deadline`` on time.monotonic's clock is for all of it (None for
+    never). The target's local address and port, family and socket options are those of the connection to the proxy,
+    whose address is the stream's ``peer``.
     Raises ProxyError, ConnectError (a name that is resolved here is not known), TLSError, UsageError, TimeoutError.
     """
     if isinstance(proxy, str):
@@ -46,7 +48,7 @@ async def connect_through(
             return await connect(target, deadline)
         proxy = found
     host = await _host(proxy, target, deadline, run)
-    way = Target(proxy.host, proxy.port, local_address=target.local_address, local_port=target.local_port)
+    way = replace(target, host=proxy.host, port=proxy.port)
     try:
         stream = await connect(way, deadline)
     except ConnectError as error:
@@ -110,6 +112,10 @@ class Tunnel:
         self._stream.deadline = deadline
 
     @property
+    def raw_socket(self) -> RawSocket | None:
+        return self._stream.raw_socket
+
+    @property
     def untaken(self) -> int:
         return self._stream.untaken
 
@@ -159,7 +165,7 @@ class Tunnel:
 
 
 async def _host(
-    proxy: Proxy, target: Target, deadline: float, run: Callable[[Callable[[], Any]], Awaitable[Any]]
+    proxy: Proxy, target: Target, deadline: float | None, run: Callable[[Callable[[], Any]], Awaitable[Any]]
 ) -> str:
     """What the proxy is asked for: a name in A-labels, or an IP address."""
     host = ascii_host(target.host)

@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import TypeVar
 
 from smtpkit.errors import ChannelLost, UsageError
+from smtpkit.transport.stream import RawSocket
 
 T = TypeVar("T")
 
@@ -54,6 +55,10 @@ class SocketStream(ABC):
 
     @abstractmethod
     async def sleep_until(self, when: float) -> None: ...
+
+    @property
+    def raw_socket(self) -> RawSocket | None:
+        return None if self._closed else self._socket
 
     async def send(self, octets: bytes | bytearray | memoryview) -> None:
         view = memoryview(octets)

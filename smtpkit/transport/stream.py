@@ -1,9 +1,19 @@
 """The stream: octets in order, with one deadline; the only thing the channel knows of the world."""
 
 from collections.abc import Callable
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 T = TypeVar("T")
+
+
+class RawSocket(Protocol):
+    """What a socket may be asked."""
+
+    def getsockname(self) -> Any:
+        """This end's address."""
+
+    def getsockopt(self, level: int, optname: int, /) -> int:
+        """An option's value."""
 
 
 class Stream(Protocol):
@@ -23,6 +33,10 @@ class Stream(Protocol):
     untaken: int
     peer: str  # the other end's address, "192.0.2.1:25"
     local_host: str  # this end's, as an address literal, "[192.0.2.2]" or "[IPv6:2001:db8::2]"
+
+    @property
+    def raw_socket(self) -> "RawSocket | None":
+        """The system's socket, to be asked; None where there is none, or no more."""
 
     async def send(self, octets: bytes | bytearray | memoryview) -> None:
         """Return once the system has taken all octets.

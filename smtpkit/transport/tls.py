@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from smtpkit.errors import ChannelLost, TLSError
 from smtpkit.transport.certificate import end_point
 from smtpkit.transport.connect import ascii_host
-from smtpkit.transport.stream import Stream
+from smtpkit.transport.stream import RawSocket, Stream
 
 T = TypeVar("T")
 
@@ -97,6 +97,10 @@ class SecureStream:
     @deadline.setter
     def deadline(self, deadline: float | None) -> None:
         self._stream.deadline = deadline
+
+    @property
+    def raw_socket(self) -> RawSocket | None:
+        return self._stream.raw_socket
 
     @property
     def version(self) -> str:

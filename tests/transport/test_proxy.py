@@ -246,7 +246,7 @@ def test_a5_end_at_each_octet(dialogue: str, cut: Any, ipv4_localhost: None) -> 
 
         stream = MemoryStream(proxy, cut_after=count, cut=cut)
 
-        async def connected(target: Target, deadline: float, stream: MemoryStream = stream) -> Stream:
+        async def connected(target: Target, deadline: float | None, stream: MemoryStream = stream) -> Stream:
             return stream
 
         with pytest.raises(TimeoutError if cut == "stall" else ProxyError) as caught:

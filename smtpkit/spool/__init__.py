@@ -34,7 +34,7 @@ from typing import Literal, Self
 from smtpkit.errors import InvalidMail, SMTPError, UsageError
 from smtpkit.protocol.envelope import Envelope
 from smtpkit.protocol.mail_data import MailData
-from smtpkit.spool.directory import Directory
+from smtpkit.spool.directory import Directory, let_go
 from smtpkit.spool.file import Content, read, write
 
 _NAME = re.compile(r"([0-9A-Za-z_-]{1,64})\.(writing|queued|sending)")
@@ -115,7 +115,7 @@ class Spool:
                 file = directory.lock(file_name)
                 if file is None:
                     return None
-                stack.enter_context(file)
+                stack.callback(let_go, file)
                 content = read(file)
                 if state == "queued":
                     directory.check_free(f"{name}.sending")
@@ -195,7 +195,7 @@ class Entry:
 
     def leave(self) -> None:
         """It may have been sent: it stays ``.sending``, in doubt. Does nothing if it is settled."""
-        self._file.close()
+        let_go(self._file)
 
     def served(self, recipients: Collection[str]) -> None:
         """Take recipients who have the mail off its envelope, durably; then settle it for those who are left.
@@ -213,7 +213,7 @@ class Entry:
             write(file, replace(self.envelope, forward_paths=left), self.mail_data, self.message_id)
             content = read(file)
             directory.rename(f"{name}.writing", f"{self._name}.sending")  # over the old one, with both locks held
-            self._file.close()
+            let_go(self._file)
             self._file = file
             self.envelope, self.message_id, self.mail_data = content
             directory.sync()
@@ -228,7 +228,7 @@ class Entry:
                 directory.check_free(f"{self._name}.{state}")
                 directory.rename(now, f"{self._name}.{state}")
                 self._state = state
-            self._file.close()
+            let_go(self._file)
             directory.sync()
 
     def _check_unsettled(self) -> None:

@@ -37,7 +37,8 @@ class Directory:
         """Let go of it; the descriptor means nothing from then on."""
         if self._fd >= 0:
             closed, self._fd = self._fd, -1
-            os.close(closed)
+            with suppress(OSError):  # it says nothing about what was done
+                os.close(closed)
 
     def names(self) -> list[str]:
         """What is in it."""
@@ -59,7 +60,7 @@ class Directory:
                 raise InvalidMail(f"{name}: no regular file") from fault
             raise
         with ExitStack() as stack:
-            stack.enter_context(file)
+            stack.callback(let_go, file)
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 named = self._stat(name)
@@ -76,17 +77,14 @@ class Directory:
         """A new file, locked: its name without the suffix ``.writing``. On any fault it goes, ``.queued`` or not."""
         seconds, rest = divmod(time.time_ns(), 1_000_000_000)
         name = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime(seconds))}-{rest:09d}-{os.urandom(8).hex()}"
-        file = io.FileIO(f"{name}.writing", "x+", opener=self._opener)
-        try:
+        with ExitStack() as undo:
+            undo.callback(self._discard, f"{name}.writing")
+            file = io.FileIO(f"{name}.writing", "x+", opener=self._opener)
+            undo.callback(let_go, file)
+            undo.callback(self._discard, f"{name}.queued")  # before the lock is given up
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield name, file
-        except BaseException:
-            for state in ("writing", "queued"):
-                with suppress(OSError):
-                    self.unlink(f"{name}.{state}")
-            with suppress(OSError):
-                file.close()
-            raise
+            undo.pop_all()
 
     def remove_if_stale(self, name: str) -> None:
         """Remove what a crash left unfinished; a fault here stops no mail."""
@@ -121,7 +119,7 @@ class Directory:
 
     def error(self, what: str, fault: OSError) -> SpoolError:
         """A fault of the system as ours."""
-        return _error(self._path, what, fault)
+        return trouble(self._path, what, fault)
 
     @contextmanager
     def told(self, what: str) -> Iterator[None]:
@@ -131,6 +129,10 @@ class Directory:
         except OSError as fault:
             raise self.error(what, fault) from fault
 
+    def _discard(self, name: str) -> None:
+        with suppress(OSError):
+            self.unlink(name)
+
     def _stat(self, name: str) -> os.stat_result:
         return os.stat(name, dir_fd=self._fd, follow_symlinks=False)
 
@@ -138,28 +140,36 @@ class Directory:
         return os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600, dir_fd=self._fd)
 
 
+def let_go(file: io.FileIO) -> None:
+    """Close a file, and give up its lock. What goes wrong in that says nothing about the mail."""
+    with suppress(OSError):
+        file.close()
+
+
 def _open_directory(path: str) -> int:
     """Open the directory, if it is one that a spool may be in."""
     bare = path.rstrip("/") if path.strip("/") else path  # a link followed by a slash would be followed
-    try:
-        fd = os.open(bare, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except FileNotFoundError:
-        raise UsageError(f"spool {path!r}: there is no such directory; make it first, with mode 0700") from None
-    except ValueError as fault:
-        raise UsageError(f"spool {path!r}: {fault}") from fault
-    except OSError as fault:
-        if os.path.islink(bare):  # noqa: PTH114
-            raise UsageError(f"spool {path!r}: a symbolic link; give the directory that it means") from fault
-        if fault.errno == errno.ENOTDIR:
-            raise UsageError(f"spool {path!r}: no directory") from fault
-        raise _error(path, "it cannot be opened", fault) from fault
-    found = os.fstat(fd)
-    if found.st_uid == os.geteuid() and not found.st_mode & 0o022:
-        return fd
-    os.close(fd)
-    if found.st_mode & 0o022:
-        raise UsageError(f"spool {path!r}: others may write it (mode {stat.filemode(found.st_mode)}); chmod go-w")
-    raise UsageError(f"spool {path!r}: it belongs to another user (uid {found.st_uid}, not {os.geteuid()})")
+    with ExitStack() as stack:
+        try:
+            fd = os.open(bare, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            stack.callback(os.close, fd)
+            found = os.fstat(fd)
+        except FileNotFoundError:
+            raise UsageError(f"spool {path!r}: there is no such directory; make it first, with mode 0700") from None
+        except ValueError as fault:
+            raise UsageError(f"spool {path!r}: {fault}") from fault
+        except OSError as fault:
+            if os.path.islink(bare):  # noqa: PTH114
+                raise UsageError(f"spool {path!r}: a symbolic link; give the directory that it means") from fault
+            if fault.errno == errno.ENOTDIR:
+                raise UsageError(f"spool {path!r}: no directory") from fault
+            raise trouble(path, "it cannot be opened", fault) from fault
+        if found.st_uid != os.geteuid():
+            raise UsageError(f"spool {path!r}: it belongs to another user (uid {found.st_uid}, not {os.geteuid()})")
+        if found.st_mode & 0o022:
+            raise UsageError(f"spool {path!r}: others may write it ({stat.filemode(found.st_mode)}); chmod go-w")
+        stack.pop_all()
+    return fd
 
 
 def _check_ours(name: str, found: os.stat_result) -> None:
@@ -171,10 +181,10 @@ def _check_ours(name: str, found: os.stat_result) -> None:
     if found.st_uid != os.geteuid():
         raise InvalidMail(f"{name}: it belongs to another user (uid {found.st_uid})")
     if found.st_mode & 0o022:
-        raise InvalidMail(f"{name}: others may write it (mode {stat.filemode(found.st_mode)})")
+        raise InvalidMail(f"{name}: others may write it ({stat.filemode(found.st_mode)})")
 
 
-def _error(directory: str, what: str, fault: OSError) -> SpoolError:
-    """What failed, why, and what to do."""
+def trouble(where: str, what: str, fault: OSError) -> SpoolError:
+    """What failed, why, and what to do about it."""
     advice = _ADVICE.get(fault.errno or 0)
-    return SpoolError(f"spool {directory!r}: {what}: {fault.strerror or fault}{f'; {advice}' if advice else ''}")
+    return SpoolError(f"spool {where!r}: {what}: {fault.strerror or fault}{f'; {advice}' if advice else ''}")

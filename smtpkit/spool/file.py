@@ -19,9 +19,10 @@ from contextlib import closing
 from dataclasses import asdict
 from typing import NamedTuple
 
-from smtpkit.errors import InvalidMail, UsageError
+from smtpkit.errors import InvalidMail, SpoolError, UsageError
 from smtpkit.protocol.envelope import Envelope, ForwardPath
 from smtpkit.protocol.mail_data import LineEnds, MailData, survey
+from smtpkit.spool.directory import trouble
 
 PIECE = 262_144  # octets read or written at once
 
@@ -91,7 +92,7 @@ def _mended(mail_data: MailData) -> Generator[bytes, None, None]:
         for chunk in chunks:
             yield ends.mend(bytes(chunk))
         yield ends.end()
-    except (InvalidMail, UsageError):
+    except (InvalidMail, SpoolError, UsageError):
         raise
     except Exception as fault:
         raise InvalidMail(f"mail data: its source failed ({type(fault).__name__}: {fault})") from fault
@@ -116,10 +117,13 @@ def read(file: io.FileIO) -> Content:
     def tell() -> Iterator[bytes]:
         # The last piece is held back until all of it is known to be what it was.
         told, held = hashlib.sha256(head), b""
-        for piece in _pieces(file.fileno(), start, start + octets):
-            told.update(piece)
-            yield held
-            held = piece
+        try:
+            for piece in _pieces(file.fileno(), start, start + octets):
+                told.update(piece)
+                yield held
+                held = piece
+        except OSError as fault:
+            raise trouble(str(name), "it cannot be read any more", fault) from fault
         told.update(trailer[0][:-_AFTER_DIGESTED])
         if told.hexdigest() != expected:
             raise InvalidMail(f"{name}: it was changed while it was sent")

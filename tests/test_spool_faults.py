@@ -60,7 +60,7 @@ class Place:
 
     def run(self, *words: str, inject: str = "") -> Run:
         """Do it in a process of its own, traced."""
-        return tracing.run(spool_child.__file__, *words, folder=self.folder, inject=inject)
+        return tracing.run(tracing.command(spool_child.__file__, *words, inject=inject), self.folder)
 
     def process(self, in_doubt: Literal["retry", "hold"]) -> None:
         """Send what there is, in this process, to a server that accepts all."""
@@ -266,3 +266,75 @@ def test_disk_takes_a_part(place: Place, room: int) -> None:
     assert ended.stdout == "SpoolError: spool 'spool': nothing was queued: File too large\n"
     assert (ended.returncode, ended.stderr) == (0, "")
     assert not place.files()
+
+
+# Nothing is written back but what is asked for. A file system made, filled and at rest; then the work; then the plug is
+# pulled: what has reached the image by then is copied and mounted, and its journal replayed. All mounts and loop
+# devices go with the namespace. The record lies elsewhere and loses nothing.
+POWER_CUT = """
+truncate -s 16M image
+mkfs.ext4 -q image
+mkdir disk
+mount -o loop,data=ordered,commit=300 image disk
+cp -a spool disk/spool
+sync -f disk
+"$@" || status=$?
+cp --sparse=always image cut
+umount -l disk
+mount -o loop cut disk
+rm -r spool
+cp -a disk/spool spool
+exit ${status:-0}
+"""
+
+
+def cut_off(place: Place, *words: str, inject: str = "") -> Run:
+    """Do it on a disk whose power is cut when it ends, or is killed; what the disk kept is then in the place."""
+    traced = tracing.command(spool_child.__file__, words[0], "disk/spool", "record", *words[1:], inject=inject)
+    return tracing.run(
+        ["unshare", "-m", "--propagation", "private", "bash", "-euc", POWER_CUT, "cut", *traced], place.folder
+    )
+
+
+def cuts(run: Run) -> list[tuple[Call, str]]:
+    """To be killed before anything reaches the disk, and before anything is told."""
+    return [point for point in kills(run) if point[0].name in {"fsync", "write"}]
+
+
+@pytest.fixture
+def disk(place: Place, tmp_path: Path) -> None:
+    """Skips where no file system can be made and mounted: it needs root, and loop devices."""
+    shutil.copytree(place.folder, tmp_path / "trial")
+    try:
+        trial = cut_off(Place(tmp_path / "trial"), "add", "<1@x>")
+    except FileNotFoundError as error:
+        pytest.skip(f"no power can be cut here: {error}")
+    if trial.status:
+        pytest.skip(f"no power can be cut here: {trial.stderr.strip()}")
+
+
+@pytest.mark.usefixtures("disk")
+def test_power_cut_while_queueing(place: Place, tmp_path: Path) -> None:
+    """The power fails before any write or fsync, or at the end: what ``add`` returned for is there and whole."""
+    there = place.copy(tmp_path / "base")
+    base = cut_off(there, "add", "<1@x>", "<2@x>")
+    assert judge_queue(there, clean=True) == 2
+    for number, (call, inject) in enumerate(cuts(base)):
+        there = place.copy(tmp_path / str(number))
+        assert cut_off(there, "add", "<1@x>", "<2@x>", inject=inject).status == 137, call
+        judge_queue(there, clean=False)
+
+
+@pytest.mark.usefixtures("disk")
+def test_power_cut_while_sending(filled: Place, tmp_path: Path) -> None:
+    """The power fails before any write or fsync, or at the end: what was begun is .sending, and none is lost."""
+    names = message_ids(filled)
+    there = filled.copy(tmp_path / "base")
+    base = cut_off(there, "process", "retry", *WORDS)
+    assert not judge_sending(there, names)
+    doubtful = 0
+    for number, (call, inject) in enumerate(cuts(base)):
+        there = filled.copy(tmp_path / str(number))
+        assert cut_off(there, "process", "retry", *WORDS, inject=inject).status == 137, call
+        doubtful += judge_sending(there, names)
+    assert doubtful > 5

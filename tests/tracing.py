@@ -34,16 +34,20 @@ class Run:
     calls: tuple[Call, ...]
 
 
-def run(script: str, *words: str, folder: Path, inject: str = "") -> Run:
-    """Run ``script BEGIN words`` in a folder. ``inject`` is strace's: ``fsync:error=EIO:when=3``."""
-    log = folder / "calls"
-    command = ["strace", "-f", "-qq", "-y", "-o", str(log), "-e", f"trace={TRACED}"]
-    command += ["-e", f"inject={inject}"] if inject else []
+def command(script: str, *words: str, inject: str = "") -> list[str]:
+    """To run ``script BEGIN words`` and log its calls. ``inject`` is strace's: ``fsync:error=EIO:when=3``."""
+    strace = ["strace", "-f", "-qq", "-y", "-o", "calls", "-e", f"trace={TRACED}"]
+    strace += ["-e", f"inject={inject}"] if inject else []
     # No start files, no hash seed and no byte code to write: one run makes the same calls as another.
-    command += [sys.executable, "-S", "-B", script, "BEGIN", *words]
+    return [*strace, sys.executable, "-S", "-B", script, "BEGIN", *words]
+
+
+def run(traced: list[str], folder: Path) -> Run:
+    """Run a command, in which there is one of ``command``, in a folder."""
     path = ":".join(part or "." for part in sys.path)
-    environment = {"PYTHONPATH": path, "PYTHONHASHSEED": "0", "LC_ALL": "C", "PATH": "/usr/bin:/bin"}
-    ended = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    environment = {"PYTHONPATH": path, "PYTHONHASHSEED": "0", "LC_ALL": "C", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
+    ended = subprocess.run(traced, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    log = folder / "calls"
     return Run(ended.returncode, ended.stdout, ended.stderr, _calls(log.read_text(errors="replace")))
 
 
@@ -71,7 +75,7 @@ def why_not() -> str | None:
         script = Path(folder, "script.py")
         script.write_text("import os, sys\nos.access(sys.argv[1], 0)\nos.rename('a', 'b')\n")
         Path(folder, "a").touch()
-        ended = run(str(script), folder=Path(folder), inject="rename:signal=KILL:when=1")
+        ended = run(command(str(script), inject="rename:signal=KILL:when=1"), Path(folder))
         if ended.status == -9 and [call.name for call in ended.calls] == ["rename"] and Path(folder, "a").exists():
             return None
     return f"strace cannot trace here, or not as far as is needed: status {ended.status}, {ended.stderr.strip()}"

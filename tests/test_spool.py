@@ -634,6 +634,48 @@ def test_served(folder: Path, spool: Spool) -> None:
         entry.failed()
 
 
+def test_each_step_is_on_the_disk(folder: Path, spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file is on the disk before its rename, and each change of a name before the next step."""
+    steps: list[str] = []
+    fsync, rename, unlink = os.fsync, os.rename, os.unlink
+
+    def synced(fd: int) -> None:
+        fsync(fd)
+        steps.append("directory" if os.path.samestat(os.fstat(fd), folder.stat()) else "file")
+
+    def renamed(old: str, new: str, **named: Any) -> None:
+        rename(old, new, **named)
+        steps.append(new.partition(".")[2])
+
+    def unlinked(name: str, **named: Any) -> None:
+        unlink(name, **named)
+        steps.append("gone")
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "rename", renamed)
+    monkeypatch.setattr(os, "unlink", unlinked)
+
+    def taken() -> list[str]:
+        told, steps[:] = steps[:], []
+        return told
+
+    added(spool)
+    assert taken() == ["file", "queued", "directory"]
+    with one(spool) as entry:
+        assert taken() == ["sending", "directory"]
+        entry.served(["bob@example.com"])
+        assert taken() == ["file", "sending", "directory"]
+        entry.give_back()
+        assert taken() == ["queued", "directory"]
+    one(spool).leave()
+    assert taken() == ["sending", "directory"]
+    with one(spool) as entry:
+        assert taken() == ["directory"], "the crash may have come before the rename was on the disk"
+        entry.sent(keep=False)
+        assert taken() == ["gone", "directory"]
+    assert names(folder) == []
+
+
 def test_served_without_room(folder: Path, spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the new envelope cannot be written, the old one stands and the entry can still be settled."""
     added(spool)

@@ -14,7 +14,8 @@ Why two processors never send one mail at once, and a crash loses none:
   name still means the locked file. Of many who opened one file, one goes on; the others find the lock taken, or the
   name gone or given to another file. A file is locked from its first octet until ``add`` returns.
 * The lock is taken before the rename to ``.sending`` and given up after the rename away from it; the kernel gives it
-  up for a process that dies. So a ``.sending`` whose lock is free was left by a crash: it is in doubt.
+  up for a process that dies, once its children have ended too. So a ``.sending`` whose lock is free was left by a
+  crash: it is in doubt.
 * Nothing is handed out before its ``.sending`` is on the disk, so what is ``.queued`` after a power cut was not begun.
 * Nothing is renamed over another file. Ids are unique, so only a copy made by hand can be in the way.
 * What is queued goes first, what is in doubt last: a mail that kills its processor stops no other.

@@ -18,6 +18,7 @@
     │   └── InDoubt                    lost between the last octet and its reply: it may have been accepted (RFC 1047)
     ├── ProtocolViolation              the server broke the protocol
     ├── NotSupported                   the server lacks an extension this mail needs (.extension)
+    ├── SpoolError (OSError)           the directory of mail waiting could not be read or written
     ├── InvalidMail (ValueError)       the caller's mistake, found before an octet of the mail was accepted
     └── UsageError (RuntimeError)      busy; wrong state; wrong options
 
@@ -168,6 +169,12 @@ class NotSupported(SMTPError):
     def __init__(self, message: str, *, extension: str, outcome: Outcome | None = None) -> None:
         super().__init__(message, outcome=outcome)
         self.extension = extension
+
+
+class SpoolError(SMTPError, OSError):
+    """The directory of mail waiting could not be read or written: the disk is full, or fails, or may not be used."""
+
+    transient = True
 
 
 class InvalidMail(SMTPError, ValueError):

@@ -24,6 +24,7 @@ from smtpkit.errors import (
     SenderRefused,
     ServiceClosing,
     SMTPError,
+    SpoolError,
     TimedOut,
     TLSError,
     TransportError,
@@ -55,6 +56,7 @@ ALL: list[tuple[SMTPError, bool, dict[str, object]]] = [
     (InDoubt("x"), False, {}),
     (ProtocolViolation("x"), False, {}),
     (NotSupported("x", extension="DSN"), False, {"extension": "DSN"}),
+    (SpoolError("x"), True, {"errno": None}),
     (InvalidMail("x"), False, {}),
     (UsageError("x"), False, {}),
 ]

@@ -8,6 +8,7 @@ alike, since that is what the mending of line ends makes of them, and the header
 import binascii
 import re
 import secrets
+import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
@@ -21,14 +22,18 @@ ADDRESS_FIELDS = frozenset(
     prefix + name for prefix in ("", "resent-") for name in ("from", "sender", "reply-to", "to", "cc", "bcc")
 )
 
+_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _FOLD_AT = 78
 _LONGEST_PIECE = 900  # characters that cannot be folded; what is longer is encoded, since encoded words can be
 _NAME = re.compile(r"[!-9;-~]{1,76}\Z")
 _PLAIN_PHRASE = re.compile(r"[A-Za-z0-9!#$%&'*+\-/=?^_`{|}~]+(?: [A-Za-z0-9!#$%&'*+\-/=?^_`{|}~]+)*\Z")
+_PLAIN_TEXT = re.compile(r"(?!.*=\?)[!-~](?:[ -~]*[!-~])?\Z")
 _PIECE = re.compile(r"[ \t]*[^ \t]+")
 _FIELD = re.compile(rb"([!-9;-~]+)[ \t]*:")
 _FIELD_READ = re.compile(rb"(?:\xef\xbb\xbf)?" + _FIELD.pattern)  # some editors put U+FEFF before the first
 _START = re.compile(rb"\xef\xbb\xbf|>?From |[!-9;-~]{1,998}[ \t]*:")  # mbox format puts a line of its own first
+_CONTROLS = bytes({*range(32), 127} - {9})
 _BLANK_LINE = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?=[\r\n])")
 
 
@@ -41,6 +46,10 @@ def field(name: str, value: str | Iterable[Mailbox]) -> bytes:
     if not _NAME.match(name):
         raise InvalidMail(f"header field name {name!r}: 1 to 76 printable ASCII characters without blank and colon")
     if isinstance(value, str):
+        if len(name) + len(value) + 2 <= _FOLD_AT and _PLAIN_TEXT.match(value):
+            block = f"{name}: {value}\r\n".encode()
+            check_header(block, [name])
+            return block
         if UNSAFE.search(value):
             raise InvalidMail(
                 f"{name} {value[:120]!r}: it holds a line end, another control or a lone surrogate; remove it"
@@ -67,23 +76,24 @@ def check_header(block: bytes, names: Iterable[str]) -> None:
     Each line is the start of a field, or folded; at most 998 octets; without NUL, other controls but TAB, or a CR or LF
     that does not end a line.
     """
-    found = Counter[str]()
     lines = block.split(b"\r\n")
     if lines.pop():
         raise InvalidMail("header: its last line is not ended")
+    if len(block.translate(None, _CONTROLS)) != len(block) - 2 * len(lines):
+        line = next(line for line in lines if line.translate(None, _CONTROLS) != line)
+        raise InvalidMail(f"header: the line {line[:120]!r} holds a control character")
+    found: list[str] = []
     for line in lines:
         if len(line) > LONGEST_LINE:
             raise InvalidMail(f"header: the line {line[:40]!r}… is longer than {LONGEST_LINE} octets")
-        if re.search(rb"[\x00-\x08\x0a-\x1f\x7f]", line):
-            raise InvalidMail(f"header: the line {line[:120]!r} holds a control character")
         start = _FIELD.match(line)
         if start is not None:
-            found[start[1].decode().lower()] += 1
+            found.append(start[1].decode().lower())
         elif line[:1] not in {b" ", b"\t"} or not found:
             raise InvalidMail(f"header: the line {line[:120]!r} is neither a field nor a part of one")
-    meant = Counter(name.lower() for name in names)
-    if found != meant:
-        odd = ", ".join(sorted((found - meant) | (meant - found)))
+    meant = [name.lower() for name in names]
+    if found != meant and sorted(found) != sorted(meant):
+        odd = ", ".join(sorted((Counter(found) - Counter(meant)) | (Counter(meant) - Counter(found))))
         raise InvalidMail(f"header: its fields are not those that were meant ({odd}); a value holds a line end")
 
 
@@ -146,6 +156,12 @@ def unfold(text: str) -> str:
     return re.sub(r"\r?\n(?=[ \t])", "", text)
 
 
+def date(when: float | None = None) -> str:
+    """A time, else that of now, as Date has it (RFC 5322 section 3.3), in UTC: where a mail was written is its own."""
+    year, month, day, hour, minute, second, weekday, _, _ = time.gmtime(when)
+    return f"{_DAYS[weekday]}, {day:02} {_MONTHS[month - 1]} {year} {hour:02}:{minute:02}:{second:02} +0000"
+
+
 def message_id(domain: str) -> str:
     """A Message-ID of random octets (RFC 5322 section 3.6.4): nothing of this machine is in it."""
     return f"<{secrets.token_hex(16)}@{domain}>"
@@ -157,7 +173,7 @@ def _text_pieces(text: str) -> list[str]:
     plain = text.isascii() and "=?" not in text and text == text.strip(" \t")
     if plain and all(len(piece) <= _LONGEST_PIECE for piece in pieces):
         return pieces
-    return _encoded_words(text)
+    return encoded_words(text)
 
 
 def _mailbox_pieces(mailbox: Mailbox) -> list[str]:
@@ -168,7 +184,7 @@ def _mailbox_pieces(mailbox: Mailbox) -> list[str]:
     if UNSAFE.search(name):
         raise InvalidMail(f"display name {name[:120]!r}: it holds a control character or a lone surrogate; remove it")
     if not name.isascii() or "=?" in name or len(name) > _FOLD_AT - 20:
-        phrase = _encoded_words(name)
+        phrase = encoded_words(name)
     elif _PLAIN_PHRASE.match(name):
         phrase = [f" {name}"]
     else:
@@ -177,7 +193,7 @@ def _mailbox_pieces(mailbox: Mailbox) -> list[str]:
     return [*phrase, f" <{mailbox.address}>,"]
 
 
-def _encoded_words(text: str) -> list[str]:
+def encoded_words(text: str) -> list[str]:
     """Text as encoded words of at most 75 characters in UTF-8, none of which cuts a character (RFC 2047 section 5).
 
     Q where most is ASCII, and then only with the characters that may stand in a phrase too; else B.

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 import smtpkit
 from smtpkit.errors import InvalidMail
-from smtpkit.message.message import Attachment, Message, prepare
+from smtpkit.message.message import Message, prepare
+from smtpkit.message.mime import Attachment
 from tests.streams import run as drive
 
 PEOPLE: dict[str, Any] = {"sender": "Ann <ann@example.com>", "to": "bob@example.com"}

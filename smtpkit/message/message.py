@@ -54,6 +54,7 @@ _OWN_FIELDS = {
     "subject": "subject=",
     "mime-version": "nothing, it is always there",
 }
+_KEPT = (str, bytes, tuple, type(None))  # what can be read again and again
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _SENT_ADDRESS_FIELDS = ADDRESS_FIELDS - {*fields.NEVER_SENT}
 _ACCEPTED = (
@@ -114,19 +115,20 @@ class Message:
     def __post_init__(self) -> None:
         for name in ("to", "cc", "bcc", "reply_to"):
             value = getattr(self, name)
-            if not isinstance(value, str | bytes | tuple) and isinstance(value, Iterable):
+            if not isinstance(value, _KEPT) and isinstance(value, Iterable):
                 object.__setattr__(self, name, tuple(value))
         for name, text in (("text", self.text), ("html", self.html)):
             if text is not None and not _is_text(text):
                 raise InvalidMail(f"{name}: a str without NUL and lone surrogates; attach what is no text")
         if not isinstance(self.subject, str):
             raise InvalidMail(f"subject: a str, not {type(self.subject).__name__}")
-        object.__setattr__(self, "attachments", tuple(_attachments(self.attachments)))
-        if self.html is None and any(attachment.content_id for attachment in self._attached):
-            raise InvalidMail("attachments: content_id is for html=, which is not given")
+        if self.attachments != ():
+            object.__setattr__(self, "attachments", tuple(_attachments(self.attachments)))
+            if self.html is None and any(attachment.content_id for attachment in self._attached):
+                raise InvalidMail("attachments: content_id is for html=, which is not given")
         sender = mailbox_of(self.sender, "sender")
         found: list[_Found] = [("from", [sender])]
-        lines = [fields.field("From", [sender])]
+        lines = [fields.written("From", [sender])]
         for name, argument, value in (
             ("To", "to", self.to),
             ("Cc", "cc", self.cc),
@@ -136,11 +138,11 @@ class Message:
             if value:
                 mailboxes = mailboxes_of(value, argument)
                 found.append((name.lower(), mailboxes))
-                line = fields.field(name, mailboxes)
+                line = fields.written(name, mailboxes)
                 if argument != "bcc":  # told to the server only
                     lines.append(line)
         if self.subject:
-            lines.append(fields.field("Subject", self.subject))
+            lines.append(fields.written("Subject", self.subject))
             found.append(("subject", self.subject))
         for name, written, line in _further(self.headers, sender):
             found.append((name, written))
@@ -374,10 +376,10 @@ def _further(headers: Mapping[Any, Any], sender: Mailbox) -> "Iterator[tuple[str
     given = {name.lower() if isinstance(name, str) else name: name for name in headers}
     if "date" not in given:
         text = fields.date()
-        yield "date", text, fields.field("Date", text)
+        yield "date", text, f"Date: {text}\r\n".encode()
     if "message-id" not in given:
         text = message_id(sender.address.rpartition("@")[2])
-        yield "message-id", text, fields.field("Message-ID", text)
+        yield "message-id", text, f"Message-ID: {text}\r\n".encode()
     for lower, name in given.items():
         value = headers[name]
         if not isinstance(lower, str) or not isinstance(value, str):
@@ -386,9 +388,9 @@ def _further(headers: Mapping[Any, Any], sender: Mailbox) -> "Iterator[tuple[str
             raise InvalidMail(f"headers: {name} is set by {_OWN_FIELDS.get(lower, 'the content itself')}")
         if lower in ADDRESS_FIELDS:
             mailboxes = parse_mailboxes(value, name)
-            yield lower, mailboxes, fields.field(name, mailboxes)
+            yield lower, mailboxes, fields.written(name, mailboxes)
         else:
-            line = fields.field(name, value)
+            line = fields.written(name, value)
             yield lower, fields.fields(line)[0][1], line
 
 

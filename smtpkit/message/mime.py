@@ -26,7 +26,9 @@ from smtpkit.protocol.mail_data import LineEnds, MailData
 PIECE = 57 * 1024  # octets of an attachment at a time; 57 make a line of base64
 SHORT = 78  # characters of a line that goes out as it is (RFC 5322 section 2.1.1)
 
-_LINES = Struct("76s" * 64)
+_TYPE, _ENCODING, _DISPOSITION = "Content-Type", "Content-Transfer-Encoding", "Content-Disposition"
+_LINES = (Struct("76s" * 64), Struct("76s" * 8), Struct("76s"))  # so that many are cut by one call
+_SHORT_LINES = re.compile(rb"(?:(?!\.|From )[^\n]{0,%d}+\n)*+\Z" % SHORT)
 _BROKEN_QP = re.compile(rb"\n[^\n]{78,}")  # longer than 76 octets and CR
 _TOO_LONG = re.compile(rb"\n[^\n]{%d}" % (LONGEST_LINE + 2))
 _CONTENT_TYPE = re.compile(r"[A-Za-z0-9!#$&^_.+-]+/[A-Za-z0-9!#$&^_.+-]+\Z")
@@ -90,9 +92,13 @@ class _Told(NamedTuple):
 
 
 class _Part(NamedTuple):
-    """A part of the mail: the fields of its header, and its body. ``dotted``: a line of it may begin with a dot."""
+    """A part of the mail: the fields of its header, their names, and its body.
+
+    ``dotted``: a line of it may begin with a dot. ``binary``: it holds octets as they are.
+    """
 
     fields: bytes
+    names: tuple[str, ...]
     body: Sequence[bytes | _Told]
     dotted: bool = False
     binary: bool = False
@@ -103,6 +109,7 @@ class _Attached(NamedTuple):
 
     inline: bool
     fields: bytes
+    names: tuple[str, ...]
     octets: _Told
     mail: _Part | None
 
@@ -111,7 +118,7 @@ class _Attached(NamedTuple):
         if self.mail is not None:
             return self.mail
         encoding, told = ("binary", self.octets) if binary else ("base64", _in_base64(self.octets))
-        return _Part(self.fields + _encoding(encoding), (told,), binary=binary)
+        return _Part(self.fields + _encoding(encoding), (*self.names, _ENCODING), (told,), binary=binary)
 
 
 class Content(NamedTuple):
@@ -143,7 +150,7 @@ def mail_data(header: bytes, names: Sequence[str], content: Content) -> MailData
         if others:
             body = _multipart("mixed", (body, *others), f"=_1{boundary}")
         whole = header + body.fields + b"MIME-Version: 1.0\r\n"
-        check_header(whole, (*names, *_names(body.fields), "MIME-Version"))
+        check_header(whole, (*names, *body.names, "MIME-Version"))
         pieces = _joined((whole, b"\r\n", *body.body))
         dotted = body.dotted or body.binary or whole[:1] == b"." or b"\n." in whole
         return MailData(
@@ -175,7 +182,8 @@ def _readable(text: str | None, html: str | None, pictures: Sequence[_Part], bou
 
 def _text(text: str, subtype: str) -> _Part:
     encoding, octets = encoded(text)
-    return _Part(f"Content-Type: text/{subtype}; charset=utf-8\r\n".encode() + _encoding(encoding), (octets,))
+    fields = f"{_TYPE}: text/{subtype}; charset=utf-8\r\n{_ENCODING}: {encoding}\r\n"
+    return _Part(fields.encode(), (_TYPE, _ENCODING), (octets,))
 
 
 def _multipart(subtype: str, parts: Sequence[_Part], boundary: str, more: str = "") -> _Part:
@@ -183,18 +191,20 @@ def _multipart(subtype: str, parts: Sequence[_Part], boundary: str, more: str = 
     body: list[bytes | _Told] = []
     between = f"--{boundary}\r\n".encode()
     for part in parts:
-        check_header(part.fields, _names(part.fields))
+        check_header(part.fields, part.names)
         body += (between, part.fields, b"\r\n", *part.body)
         between = f"\r\n--{boundary}\r\n".encode()
     body.append(f"\r\n--{boundary}--\r\n".encode())
     binary = any(part.binary for part in parts)
-    fields = f'Content-Type: multipart/{subtype}{more};\r\n boundary="{boundary}"\r\n'.encode()
     dotted = any(part.dotted for part in parts)
-    return _Part(fields + _encoding("binary") if binary else fields, body, dotted, binary)
+    fields = f'{_TYPE}: multipart/{subtype}{more};\r\n boundary="{boundary}"\r\n'.encode()
+    if not binary:
+        return _Part(fields, (_TYPE,), body, dotted)
+    return _Part(fields + _encoding("binary"), (_TYPE, _ENCODING), body, dotted, binary=True)
 
 
 def _encoding(encoding: str) -> bytes:
-    return f"Content-Transfer-Encoding: {encoding}\r\n".encode()
+    return f"{_ENCODING}: {encoding}\r\n".encode()
 
 
 def _attached(attachment: Attachment) -> _Attached:
@@ -206,16 +216,16 @@ def _attached(attachment: Attachment) -> _Attached:
         kind, subtype = "application", "octet-stream"  # which these may not be, once encoded (RFC 2045 section 6.4)
     in_type, in_disposition = _parameters(attachment.filename) if attachment.filename is not None else ("", "")
     inline = attachment.content_id is not None
-    fields = f"Content-Type: {kind}/{subtype}{in_type}\r\n"
-    fields += f"Content-Disposition: {'inline' if inline else 'attachment'}{in_disposition}\r\n"
+    fields = f"{_TYPE}: {kind}/{subtype}{in_type}\r\n"
+    fields += f"{_DISPOSITION}: {'inline' if inline else 'attachment'}{in_disposition}\r\n"
+    names: tuple[str, ...] = (_TYPE, _DISPOSITION)
     if inline:
         fields += f"Content-ID: <{attachment.content_id}>\r\n"
-    names = ("Content-Type", "Content-Disposition", "Content-ID")
+        names = (*names, "Content-ID")
     header = fields.encode()
-    check_header(header, names if inline else names[:2])
     if mail is not None:
-        mail = mail._replace(fields=header + _encoding("7bit"))
-    return _Attached(inline, header, octets, mail)
+        mail = mail._replace(fields=header + _encoding("7bit"), names=(*names, _ENCODING))
+    return _Attached(inline, header, names, octets, mail)
 
 
 def _parameters(filename: str) -> tuple[str, str]:
@@ -243,12 +253,7 @@ def _parameters(filename: str) -> tuple[str, str]:
 # --- octets -----------------------------------------------------------------------------------------------------------
 
 
-def _names(fields: bytes) -> list[str]:
-    """The names of fields that were written here, one by one."""
-    return [line.partition(b":")[0].decode() for line in fields.split(b"\r\n") if line[:1] not in {b"", b" "}]
-
-
-def _joined(pieces: Sequence[bytes | _Told]) -> list[bytes | _Told]:
+def _joined(pieces: Sequence[bytes | _Told]) -> Sequence[bytes | _Told]:
     """The same with octets at hand in one piece where they are neighbours."""
     joined: list[bytes | _Told] = []
     at_hand: list[bytes] = []
@@ -318,7 +323,7 @@ def _as_mail(octets: _Told) -> _Part | None:
     if not fit:
         return None
     size += len(ends.end())
-    return _Part(b"", (_Told(size, partial(_mended, octets)),), dotted)
+    return _Part(b"", (), (_Told(size, partial(_mended, octets)),), dotted)
 
 
 def _mended(octets: _Told) -> Iterator[bytes]:
@@ -341,11 +346,11 @@ def encoded(text: str) -> tuple[str, bytes]:
         text = text.replace("\r\n", "\n").replace("\r", "\n")
     if text[-1:] != "\n":
         text += "\n"
-    octets = text.replace("\n", "\r\n").encode()
-    if text.isascii() and max(map(len, text.split("\n"))) <= SHORT:
-        begun = "\n" + text
-        if "\n." not in begun and "\nFrom " not in begun:
-            return "7bit", octets
+    octets = text.encode()
+    plain = octets.isascii() and _SHORT_LINES.match(octets)
+    octets = octets.replace(b"\n", b"\r\n")
+    if plain:
+        return "7bit", octets
     quoted = quoted_printable(octets)
     if len(quoted) <= _size_in_base64(len(octets)):
         return "quoted-printable", quoted
@@ -374,12 +379,16 @@ def _broken(found: re.Match[bytes]) -> bytes:
 def base64_lines(octets: bytes) -> bytes:
     """The octets in base64, in lines of 76 characters that end in CRLF (RFC 2045 section 6.8)."""
     encoded = b2a_base64(octets, newline=False)
-    whole = len(encoded) - len(encoded) % _LINES.size
+    at = 0
     lines: list[bytes] = []
-    for at in range(0, whole, _LINES.size):
-        lines += _LINES.unpack_from(encoded, at)
-    lines += [encoded[at : at + 76] for at in range(whole, len(encoded), 76)]
-    return b"\r\n".join((*lines, b""))
+    for several in _LINES:
+        while at + several.size <= len(encoded):
+            lines += several.unpack_from(encoded, at)
+            at += several.size
+    if at < len(encoded):
+        lines.append(encoded[at:])
+    lines.append(b"")
+    return b"\r\n".join(lines)
 
 
 def _in_base64(octets: _Told) -> _Told:

@@ -12,6 +12,7 @@ from binascii import b2a_base64, b2a_qp
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from struct import Struct
 from typing import NamedTuple
 from urllib.parse import quote
@@ -310,20 +311,17 @@ def _unreadable(path: os.PathLike[str], error: OSError) -> InvalidMail:
 
 def _as_mail(octets: _Told) -> _Part | None:
     """A mail that is attached, its line ends mended; None if that is not enough, for it may not be encoded."""
-    ends, size, dotted, seen = LineEnds(), 0, False, b"\n"
-    fit = True
-    for raw in octets.tell():  # to its end, so that a file is closed
-        fit = fit and raw.isascii() and b"\0" not in raw
+    ends, size, dotted, fit, seen = LineEnds(), 0, False, True, b"\n"
+    for raw in chain(octets.tell(), (None,)):  # to its end, so that a file is closed
+        if raw is not None:
+            fit = fit and raw.isascii() and b"\0" not in raw
         if fit:
-            mended = ends.mend(raw)
+            mended = ends.end() if raw is None else ends.mend(raw)
             size += len(mended)
             seen = seen[-LONGEST_LINE - 4 :] + mended
             fit = _TOO_LONG.search(seen) is None
             dotted = dotted or b"\n." in seen
-    if not fit:
-        return None
-    size += len(ends.end())
-    return _Part(b"", (), (_Told(size, partial(_mended, octets)),), dotted)
+    return _Part(b"", (), (_Told(size, partial(_mended, octets)),), dotted) if fit else None
 
 
 def _mended(octets: _Told) -> Iterator[bytes]:

@@ -69,8 +69,9 @@ def written(name: str, value: str | Iterable[Mailbox]) -> bytes:
         if pieces:
             pieces[-1] = pieces[-1].removesuffix(",")
     line = f"{name}:"
-    if len(line) + sum(map(len, pieces)) <= _FOLD_AT:
-        return f"{line}{''.join(pieces)}\r\n".encode()
+    whole = line + "".join(pieces)
+    if len(whole) <= _FOLD_AT:
+        return f"{whole}\r\n".encode()
     lines = []
     for piece in pieces:
         if len(line) + len(piece) > _FOLD_AT and line != f"{name}:":

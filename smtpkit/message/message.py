@@ -54,6 +54,7 @@ _OWN_FIELDS = {
     "subject": "subject=",
     "mime-version": "nothing, it is always there",
 }
+_PEOPLE = {"to": "To", "cc": "Cc", "bcc": "Bcc", "reply_to": "Reply-To"}
 _KEPT = (str, bytes, tuple, type(None))  # what can be read again and again
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _SENT_ADDRESS_FIELDS = ADDRESS_FIELDS - {*fields.NEVER_SENT}
@@ -113,7 +114,7 @@ class Message:
     _boundary: str = field(init=False, repr=False)  # what is in no part: nobody knows it before
 
     def __post_init__(self) -> None:
-        for name in ("to", "cc", "bcc", "reply_to"):
+        for name in _PEOPLE:
             value = getattr(self, name)
             if not isinstance(value, _KEPT) and isinstance(value, Iterable):
                 object.__setattr__(self, name, tuple(value))
@@ -129,13 +130,8 @@ class Message:
         sender = mailbox_of(self.sender, "sender")
         found: list[_Found] = [("from", [sender])]
         lines = [fields.written("From", [sender])]
-        for name, argument, value in (
-            ("To", "to", self.to),
-            ("Cc", "cc", self.cc),
-            ("Bcc", "bcc", self.bcc),
-            ("Reply-To", "reply_to", self.reply_to),
-        ):
-            if value:
+        for argument, name in _PEOPLE.items():
+            if value := getattr(self, argument):
                 mailboxes = mailboxes_of(value, argument)
                 found.append((name.lower(), mailboxes))
                 line = fields.written(name, mailboxes)

@@ -142,21 +142,21 @@ def mail_data(header: bytes, names: Sequence[str], content: Content) -> MailData
     """
     text, html, attachments, boundary = content
     attached = [_attached(attachment) for attachment in attachments]
-    blocking = any(not isinstance(attachment.content, bytes) for attachment in attachments)
-    encodes = any(one.mail is None for one in attached)
+    blocking = bool(attachments) and not all(isinstance(attachment.content, bytes) for attachment in attachments)
+    encodes = bool(attached) and not all(one.mail for one in attached)
 
     def form(*, binary: bool) -> MailData:
         body = _readable(text, html, [one.part(binary=binary) for one in attached if one.inline], boundary)
         others = [one.part(binary=binary) for one in attached if not one.inline]
         if others:
             body = _multipart("mixed", (body, *others), f"=_1{boundary}")
-        whole = header + body.fields + b"MIME-Version: 1.0\r\n"
+        whole = b"%b%bMIME-Version: 1.0\r\n" % (header, body.fields)
         check_header(whole, (*names, *body.names, "MIME-Version"))
-        pieces = _joined((whole, b"\r\n", *body.body))
+        pieces, size = _joined((whole, b"\r\n", *body.body))
         dotted = body.dotted or body.binary or whole[:1] == b"." or b"\n." in whole
         return MailData(
             partial(_tell, pieces),
-            sum(len(piece) if isinstance(piece, bytes) else piece.size for piece in pieces),
+            size,
             eight_bit=not whole.isascii(),
             mended=True,
             wire_safe=not dotted,
@@ -254,17 +254,20 @@ def _parameters(filename: str) -> tuple[str, str]:
 # --- octets -----------------------------------------------------------------------------------------------------------
 
 
-def _joined(pieces: Sequence[bytes | _Told]) -> Sequence[bytes | _Told]:
-    """The same with octets at hand in one piece where they are neighbours."""
+def _joined(pieces: Sequence[bytes | _Told]) -> tuple[Sequence[bytes | _Told], int]:
+    """The same with octets at hand in one piece where they are neighbours, and how many octets that makes."""
     joined: list[bytes | _Told] = []
     at_hand: list[bytes] = []
+    size = 0
     for piece in pieces:
         if isinstance(piece, bytes):
             at_hand.append(piece)
+            size += len(piece)
         else:
             joined += (b"".join(at_hand), piece)
+            size += piece.size
             at_hand = []
-    return [*joined, b"".join(at_hand)]
+    return [*joined, b"".join(at_hand)], size
 
 
 def _tell(pieces: Sequence[bytes | _Told]) -> Iterator[bytes]:

@@ -25,9 +25,11 @@ def mails() -> list[tuple[Written, bytes]]:
 
 
 @pytest.fixture(scope="module")
-def postal_mime(request: pytest.FixtureRequest) -> Path:
+def postal_mime(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder where postal-mime is installed, once; skips where there is no npm, but never in CI."""
-    folder = Path(os.environ.get("POSTAL_MIME") or request.config.cache.mkdir("postal-mime"))
+    cached = pytestconfig.pluginmanager.hasplugin("cacheprovider")
+    make = pytestconfig.cache.mkdir if cached else tmp_path_factory.mktemp
+    folder = Path(os.environ.get("POSTAL_MIME") or make("postal-mime"))
     if (folder / "node_modules" / "postal-mime").is_dir():
         return folder
     if shutil.which("npm") is None or shutil.which("node") is None:

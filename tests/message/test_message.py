@@ -121,6 +121,12 @@ def test_attachments(tmp_path: Path) -> None:
     assert _parsed(alone).get_content_type() == "multipart/related"
 
 
+def test_reading_an_attachment(tmp_path: Path) -> None:
+    """An attachment gives its octets, whether it has them or its file does."""
+    (tmp_path / "a.bin").write_bytes(b"abc")
+    assert Attachment(tmp_path / "a.bin").read() == Attachment(b"abc").read() == b"abc"
+
+
 def test_a_missing_attachment(tmp_path: Path) -> None:
     """A file that is not there when the mail is made is named."""
     message = Message(attachments=[tmp_path / "none.pdf"], **PEOPLE)

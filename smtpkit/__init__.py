@@ -45,7 +45,8 @@ if TYPE_CHECKING:
         TransferProgress,
         TransferStarted,
     )
-    from smtpkit.message.message import DSN, Attachment, Message
+    from smtpkit.message.message import DSN, Message
+    from smtpkit.message.mime import Attachment
     from smtpkit.options import Proxy
     from smtpkit.protocol.reply import EnhancedStatus, Reply
     from smtpkit.session import Report

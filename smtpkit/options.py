@@ -412,6 +412,10 @@ class Options:
         default=None, metadata=_row(_RATE, "how fast mail data goes out at most, over all sessions together")
     )
     chunking: Chunking = field(default="auto", metadata=_row(_choice(Chunking), "BDAT instead of DATA"))
+    binary: bool = field(
+        default=False,
+        metadata=_row(_FLAG, "attachments of a Message as they are, by BDAT, where BINARYMIME is offered"),
+    )
     newlines: Newlines = field(default="normalize", metadata=_row(_choice(Newlines), "mend or refuse bare CR and LF"))
     on_refused: OnRefused = field(default="continue", metadata=_row(_choice(OnRefused), "when a recipient is refused"))
     connections: int = field(default=8, metadata=_row(_COUNT, "how many sessions at a time at most"))
@@ -449,6 +453,8 @@ class Options:
             raise UsageError("TLS over a unix socket needs tls_name, the name in the server's certificate")
         if self.tls == "none" and (self.ssl_context is not None or self.tls_name is not None):
             raise UsageError("ssl_context and tls_name mean nothing with tls='none'; say tls='required'")
+        if self.binary and self.chunking == "never":
+            raise UsageError("binary=True needs BDAT, which chunking='never' rules out; leave one of them out")
         if self.credentials and self.tls in {"none", "opportunistic"} and not self.allow_plaintext_auth:
             raise UsageError(
                 f"with tls={self.tls!r} the login could be read on its way: "
@@ -529,6 +535,7 @@ class OptionKeywords(TypedDict, total=False):
     hello: str | None
     rate: float | None
     chunking: Chunking
+    binary: bool
     newlines: Newlines
     on_refused: OnRefused
     connections: int

@@ -335,6 +335,7 @@ class Session:
                 mail.mail_data,
                 self.offered,
                 chunked=options.chunking == "always",
+                binary=options.binary,
                 lmtp=options.lmtp,
                 message_id=mail.message_id,
                 verb=verb,

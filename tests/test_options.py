@@ -89,6 +89,7 @@ SAMPLES: dict[str, tuple[str, Any]] = {
     "hello": ("[IPv6:2001:db8::1]", "[IPv6:2001:db8::1]"),
     "rate": ("1.5M", 1_500_000.0),
     "chunking": ("never", "never"),
+    "binary": ("true", True),
     "newlines": ("strict", "strict"),
     "on_refused": ("stop", "stop"),
     "connections": ("3", 3),
@@ -135,6 +136,7 @@ def test_defaults() -> None:
     assert (options.chunking, options.newlines, options.on_refused) == ("auto", "normalize", "continue")
     assert (options.connections, options.rate, options.hello, options.credentials) == (8, None, None, None)
     assert not options.allow_plaintext_auth
+    assert not options.binary
 
 
 def test_a_keyword_wins() -> None:
@@ -300,6 +302,7 @@ def test_refused_urls(url: str, says: str) -> None:
         ({"user": "u", "token": SECRET + "\n"}, "token must be"),
         ({"user": "u", "password": SECRET + "\r"}, "password must be"),
         ({"user": "u", "password": SECRET, "tls": "none"}, "say allow_plaintext_auth=True"),
+        ({"binary": True, "chunking": "never"}, "binary=True needs BDAT"),
         ({"user": "u", "password": SECRET, "tls": "opportunistic"}, "say allow_plaintext_auth=True"),
     ],
 )

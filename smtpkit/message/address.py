@@ -28,6 +28,13 @@ _TOKEN = re.compile(
 )
 _IN_COMMENT = re.compile(r"[^()\\]+|\\.|[()]")
 _ENCODED_WORD = re.compile(r"=\?([!-)+->@-~]+)(?:\*[!->@-~]*)?\?([bBqQ])\?([!->@-~]*)\?=")
+# An address alone or behind a name of plain words: what the rules below make of it is known, and it is valid.
+_WORD = r"[A-Za-z0-9!#$%&'*+/?^_`{|}~-]"
+_LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9])?"
+_PLAIN = re.compile(
+    rf"(?:({_WORD}++(?: {_WORD}++){{0,8}}+) <)?+(?=[^@]{{1,64}}@)({_WORD}++(?:\.{_WORD}++)*+)"
+    rf"@(?=[^>]{{1,255}}>?\Z)({_LABEL}(?:\.{_LABEL})*)(?(1)>)\Z"
+)
 _RIGHT = "write ann@example.com or Ann <ann@example.com>"
 
 
@@ -103,6 +110,9 @@ def parse_mailboxes(text: str, name: str = "address list") -> list[Mailbox]:
     comments between words, empty elements and dots in display names are taken, as obsolete forms (section 4.4);
     source routes are not. Raises InvalidMail, which begins with ``name``.
     """
+    plain = _PLAIN.match(text)
+    if plain is not None:
+        return [_valid(plain[1] or "", plain[2], plain[3])]
     found: list[Mailbox] = []
     element: list[_Token] = []
     in_group = closed = False  # closed: a group has ended, and nothing but a comma follows
@@ -131,6 +141,15 @@ def parse_mailboxes(text: str, name: str = "address list") -> list[Mailbox]:
         shown = text if len(text) <= 120 else text[:120] + "…"
         raise InvalidMail(f"{name} {shown!r}: {error}") from None
     return found
+
+
+def _valid(display_name: str, local_part: str, domain: str) -> Mailbox:
+    """A Mailbox of what is known to be valid."""
+    mailbox = object.__new__(Mailbox)
+    object.__setattr__(mailbox, "display_name", display_name)
+    object.__setattr__(mailbox, "local_part", local_part)
+    object.__setattr__(mailbox, "domain", domain)
+    return mailbox
 
 
 def address_of(text: str, name: str) -> str:

@@ -8,6 +8,7 @@ alike, since that is what the mending of line ends makes of them, and the header
 import binascii
 import re
 import secrets
+import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
@@ -21,15 +22,21 @@ ADDRESS_FIELDS = frozenset(
     prefix + name for prefix in ("", "resent-") for name in ("from", "sender", "reply-to", "to", "cc", "bcc")
 )
 
+_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _FOLD_AT = 78
 _LONGEST_PIECE = 900  # characters that cannot be folded; what is longer is encoded, since encoded words can be
 _NAME = re.compile(r"[!-9;-~]{1,76}\Z")
 _PLAIN_PHRASE = re.compile(r"[A-Za-z0-9!#$%&'*+\-/=?^_`{|}~]+(?: [A-Za-z0-9!#$%&'*+\-/=?^_`{|}~]+)*\Z")
 _Q_PLAIN = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789!*+-/"
+_PLAIN_TEXT = re.compile(r"(?!.*=\?)[!-~](?:[ -~]*[!-~])?\Z")
 _PIECE = re.compile(r"[ \t]*[^ \t]+")
 _FIELD = re.compile(rb"([!-9;-~]+)[ \t]*:")
 _FIELD_READ = re.compile(rb"(?:\xef\xbb\xbf)?" + _FIELD.pattern)  # some editors put U+FEFF before the first
 _START = re.compile(rb"\xef\xbb\xbf|>?From |[!-9;-~]{1,998}[ \t]*:")  # mbox format puts a line of its own first
+_WHOLE = re.compile(rb"(?:[!-9;-~]++[ \t]*+:[\t -~\x80-\xff]*+\r\n(?:[ \t][\t -~\x80-\xff]*+\r\n)*+)*+\Z")
+_NAMES = re.compile(rb"([!-9;-~]++)[ \t]*+:[^\n]*+\n(?:[ \t][^\n]*+\n)*+")
+_CONTROLS = bytes({*range(32), 127} - {9})
 _BLANK_LINE = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?=[\r\n])")
 
 
@@ -41,27 +48,40 @@ def field(name: str, value: str | Iterable[Mailbox], *, charset: str = "utf-8", 
     InvalidMail, which names the field, for controls (but TAB), lone surrogates, characters that the charset has not,
     and a name that is none (RFC 5322 section 2.2).
     """
+    block = written(name, value, charset=charset, fold_at=fold_at)
+    check_header(block, [name])
+    return block
+
+
+def written(name: str, value: str | Iterable[Mailbox], *, charset: str = "utf-8", fold_at: int = _FOLD_AT) -> bytes:
+    """The same for those who let a whole header pass ``check_header``."""
     if not _NAME.match(name):
         raise InvalidMail(f"header field name {name!r}: 1 to 76 printable ASCII characters without blank and colon")
     if isinstance(value, str):
+        if len(name) + len(value) + 2 <= _FOLD_AT and _PLAIN_TEXT.match(value):
+            return f"{name}: {value}\r\n".encode()
         if UNSAFE.search(value):
             raise InvalidMail(
                 f"{name} {value[:120]!r}: it holds a line end, another control or a lone surrogate; remove it"
             )
         pieces = _text_pieces(value, charset)
     else:
-        pieces = [piece for mailbox in value for piece in _mailbox_pieces(mailbox, charset)]
-        pieces[-1:] = [piece.removesuffix(",") for piece in pieces[-1:]]
+        pieces = []
+        for mailbox in value:
+            pieces += _mailbox_pieces(mailbox, charset)
+        if pieces:
+            pieces[-1] = pieces[-1].removesuffix(",")
     line = f"{name}:"
+    whole = line + "".join(pieces)
+    if len(whole) <= fold_at:
+        return f"{whole}\r\n".encode()
     lines = []
     for piece in pieces:
         if len(line) + len(piece) > fold_at and line != f"{name}:":
             lines.append(line)
             line = ""
         line += piece
-    block = "".join(f"{each}\r\n" for each in (*lines, line)).encode()
-    check_header(block, [name])
-    return block
+    return "".join(f"{each}\r\n" for each in (*lines, line)).encode()
 
 
 def check_header(block: bytes, names: Iterable[str]) -> None:
@@ -70,23 +90,28 @@ def check_header(block: bytes, names: Iterable[str]) -> None:
     Each line is the start of a field, or folded; at most 998 octets; without NUL, other controls but TAB, or a CR or LF
     that does not end a line.
     """
-    found = Counter[str]()
+    want = " ".join(names).lower().encode()
+    if len(block) <= LONGEST_LINE and _WHOLE.match(block) and b" ".join(_NAMES.findall(block)).lower() == want:
+        return  # which is what the rest would find, and takes long to say
     lines = block.split(b"\r\n")
     if lines.pop():
         raise InvalidMail("header: its last line is not ended")
+    if len(block.translate(None, _CONTROLS)) != len(block) - 2 * len(lines):
+        line = next(line for line in lines if line.translate(None, _CONTROLS) != line)
+        raise InvalidMail(f"header: the line {line[:120]!r} holds a control character")
+    if max(map(len, lines), default=0) > LONGEST_LINE:
+        line = max(lines, key=len)
+        raise InvalidMail(f"header: the line {line[:40]!r}… is longer than {LONGEST_LINE} octets")
+    found: list[bytes] = []
     for line in lines:
-        if len(line) > LONGEST_LINE:
-            raise InvalidMail(f"header: the line {line[:40]!r}… is longer than {LONGEST_LINE} octets")
-        if re.search(rb"[\x00-\x08\x0a-\x1f\x7f]", line):
-            raise InvalidMail(f"header: the line {line[:120]!r} holds a control character")
         start = _FIELD.match(line)
         if start is not None:
-            found[start[1].decode().lower()] += 1
+            found.append(start[1])
         elif line[:1] not in {b" ", b"\t"} or not found:
             raise InvalidMail(f"header: the line {line[:120]!r} is neither a field nor a part of one")
-    meant = Counter(name.lower() for name in names)
-    if found != meant:
-        odd = ", ".join(sorted((found - meant) | (meant - found)))
+    have, meant = Counter(b" ".join(found).lower().split()), Counter(want.split())
+    if have != meant:
+        odd = b", ".join(sorted((have - meant) | (meant - have))).decode()
         raise InvalidMail(f"header: its fields are not those that were meant ({odd}); a value holds a line end")
 
 
@@ -149,6 +174,15 @@ def unfold(text: str) -> str:
     return re.sub(r"\r?\n(?=[ \t])", "", text)
 
 
+def date(when: float | None = None) -> str:
+    """A time, else that of now, as Date has it (RFC 5322 section 3.3), in UTC: where a mail was written is its own."""
+    year, month, day, hour, minute, second, weekday, _, _ = time.gmtime(when)
+    return "%s, %02d %s %04d %02d:%02d:%02d +0000" % (  # noqa: UP031  half the time
+        *(_DAYS[weekday], day, _MONTHS[month - 1], year),
+        *(hour, minute, second),
+    )
+
+
 def message_id(domain: str) -> str:
     """A Message-ID of random octets (RFC 5322 section 3.6.4): nothing of this machine is in it."""
     return f"<{secrets.token_hex(16)}@{domain}>"
@@ -160,7 +194,7 @@ def _text_pieces(text: str, charset: str) -> list[str]:
     plain = text.isascii() and "=?" not in text and text == text.strip(" \t")
     if plain and all(len(piece) <= _LONGEST_PIECE for piece in pieces):
         return pieces
-    return _encoded_words(text, charset)
+    return encoded_words(text, charset)
 
 
 def _mailbox_pieces(mailbox: Mailbox, charset: str) -> list[str]:
@@ -171,7 +205,7 @@ def _mailbox_pieces(mailbox: Mailbox, charset: str) -> list[str]:
     if UNSAFE.search(name):
         raise InvalidMail(f"display name {name[:120]!r}: it holds a control character or a lone surrogate; remove it")
     if not name.isascii() or "=?" in name or len(name) > _FOLD_AT - 20:
-        phrase = _encoded_words(name, charset)
+        phrase = encoded_words(name, charset)
     elif _PLAIN_PHRASE.match(name):
         phrase = [f" {name}"]
     else:
@@ -180,7 +214,7 @@ def _mailbox_pieces(mailbox: Mailbox, charset: str) -> list[str]:
     return [*phrase, f" <{mailbox.address}>,"]
 
 
-def _encoded_words(text: str, charset: str) -> list[str]:
+def encoded_words(text: str, charset: str = "utf-8") -> list[str]:
     """Text as encoded words of at most 75 characters, none of which cuts a character (RFC 2047 section 5).
 
     Q where most is ASCII, and then only with the characters that may stand in a phrase too; else B.

@@ -7,16 +7,16 @@ the same twice; files are read a piece at a time, and never in the caller's even
 import io
 import os
 import re
+import secrets
 import sys
-from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from smtpkit.errors import InvalidMail, SMTPError
 from smtpkit.message import header as fields
 from smtpkit.message.address import (
-    UNSAFE,
     Mailbox,
     address_of,
     mailbox_of,
@@ -24,6 +24,7 @@ from smtpkit.message.address import (
     parse_mailboxes,
 )
 from smtpkit.message.header import ADDRESS_FIELDS, message_id
+from smtpkit.message.mime import Attachment, Content, mail_data
 from smtpkit.message.source import (
     Source,
     async_one_shot,
@@ -38,9 +39,7 @@ from smtpkit.message.stdlib import stdlib_source, weight
 from smtpkit.protocol.envelope import Envelope, ForwardPath, Notify
 from smtpkit.protocol.mail_data import MailData
 
-if TYPE_CHECKING:
-    from email.message import EmailMessage, MIMEPart
-
+_Found: TypeAlias = tuple[str, str | list[Mailbox]]  # a field: its name in lower case, and its text or its mailboxes
 Runner: TypeAlias = Callable[[Callable[[], Any]], Awaitable[Any]]
 
 SMALL = 262_144  # octets that may be looked through without leaving the event loop
@@ -55,8 +54,10 @@ _OWN_FIELDS = {
     "subject": "subject=",
     "mime-version": "nothing, it is always there",
 }
-_CONTENT_TYPE = re.compile(r"[A-Za-z0-9!#$&^_.+-]+/[A-Za-z0-9!#$&^_.+-]+\Z")
-_CONTENT_ID = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~.@-]+\Z")
+_PEOPLE = {"to": "To", "cc": "Cc", "bcc": "Bcc", "reply_to": "Reply-To"}
+_KEPT = (str, bytes, tuple, type(None))  # what can be read again and again
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_SENT_ADDRESS_FIELDS = ADDRESS_FIELDS - {*fields.NEVER_SENT}
 _ACCEPTED = (
     "an EmailMessage, a smtpkit.Message, bytes, a Path, a binary file, or an iterable or async iterable of bytes"
 )
@@ -76,6 +77,9 @@ class DSN:
     original: Mapping[str, str] = field(default_factory=dict)
 
 
+_NO_DSN = DSN()
+
+
 @dataclass(frozen=True, slots=True)
 class Prepared:
     """A mail ready to be sent. ``item`` is what the caller handed in; ``message_id`` is that of its header."""
@@ -84,59 +88,6 @@ class Prepared:
     mail_data: MailData
     message_id: str | None
     item: Any
-
-
-@dataclass(frozen=True, slots=True)
-class Attachment:
-    """Something attached: octets, or the path of a file that is read when the mail is prepared.
-
-    ``content_type`` is guessed from the filename where it is not given. With a ``content_id`` it belongs to the HTML,
-    which refers to it as ``cid:…``. Raises InvalidMail.
-    """
-
-    content: bytes | os.PathLike[str]
-    filename: str | None = None
-    content_type: str | None = None
-    content_id: str | None = None
-
-    def __post_init__(self) -> None:
-        if isinstance(self.content, os.PathLike):
-            if self.filename is None:
-                object.__setattr__(self, "filename", os.path.basename(os.fspath(self.content)))  # noqa: PTH119  no Path is made
-        elif isinstance(self.content, bytes | bytearray | memoryview):
-            object.__setattr__(self, "content", bytes(self.content))
-        else:
-            raise InvalidMail(f"attachments: content is bytes or a path, not {type(self.content).__name__}")
-        if self.filename is not None and (UNSAFE.search(self.filename) or not 0 < len(self.filename.encode()) <= 255):
-            raise InvalidMail(f"attachments: filename {self.filename[:120]!r}: 1 to 255 octets without controls")
-        if self.content_type is not None and not _CONTENT_TYPE.match(self.content_type):
-            raise InvalidMail(f"attachments: content_type {self.content_type!r}: write it like application/pdf")
-        if self.content_id is not None and not _CONTENT_ID.match(self.content_id):
-            raise InvalidMail(f"attachments: content_id {self.content_id!r}: write it like logo or logo@example.com")
-
-    @property
-    def media_type(self) -> tuple[str, str]:
-        """Type and subtype, guessed by a table that no machine's files change."""
-        if self.content_type is not None:
-            kind, _, subtype = self.content_type.lower().partition("/")
-            return kind, subtype
-        from mimetypes import MimeTypes
-
-        guess, encoding = MimeTypes().guess_type(self.filename or "")
-        if guess is None or encoding is not None:
-            return "application", "octet-stream"
-        kind, _, subtype = guess.partition("/")
-        return kind, subtype
-
-    def read(self) -> bytes:
-        """The octets; a file is read now. Raises InvalidMail if it cannot be."""
-        if isinstance(self.content, bytes):
-            return self.content
-        try:
-            with open(self.content, "rb") as file:  # noqa: PTH123  any os.PathLike
-                return file.read()
-        except OSError as error:
-            raise InvalidMail(f"attachments: {os.fspath(self.content)}: {error.strerror or error}") from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -159,33 +110,43 @@ class Message:
     attachments: Iterable[Attachment | os.PathLike[str]] = ()
     headers: Mapping[str, str] = field(default_factory=dict)
     _header: bytes = field(init=False, repr=False)
-    _blind: bytes = field(init=False, repr=False)  # the Bcc field, which is read and never sent
+    _found: "tuple[_Found, ...]" = field(init=False, repr=False)  # the fields, Bcc too
+    _boundary: str = field(init=False, repr=False)  # what is in no part: nobody knows it before
 
     def __post_init__(self) -> None:
-        for name in ("to", "cc", "bcc", "reply_to"):
+        for name in _PEOPLE:
             value = getattr(self, name)
-            if not isinstance(value, str | bytes) and isinstance(value, Iterable):
+            if not isinstance(value, _KEPT) and isinstance(value, Iterable):
                 object.__setattr__(self, name, tuple(value))
-        for name in ("text", "html"):
-            value = getattr(self, name)
-            if value is not None and (not isinstance(value, str) or re.search("[\0\ud800-\udfff]", value)):
+        for name, text in (("text", self.text), ("html", self.html)):
+            if text is not None and not _is_text(text):
                 raise InvalidMail(f"{name}: a str without NUL and lone surrogates; attach what is no text")
         if not isinstance(self.subject, str):
             raise InvalidMail(f"subject: a str, not {type(self.subject).__name__}")
-        object.__setattr__(self, "attachments", tuple(_attachments(self.attachments)))
-        if self.html is None and any(attachment.content_id for attachment in self._attached):
-            raise InvalidMail("attachments: content_id is for html=, which is not given")
+        if self.attachments != ():
+            object.__setattr__(self, "attachments", tuple(_attachments(self.attachments)))
+            if self.html is None and any(attachment.content_id for attachment in self._attached):
+                raise InvalidMail("attachments: content_id is for html=, which is not given")
         sender = mailbox_of(self.sender, "sender")
-        lines = [fields.field("From", [sender])]
-        for name, argument in (("To", "to"), ("Cc", "cc"), ("Reply-To", "reply_to")):
-            if getattr(self, argument):
-                lines.append(fields.field(name, mailboxes_of(getattr(self, argument), argument)))
+        found: list[_Found] = [("from", [sender])]
+        lines = [fields.written("From", [sender])]
+        for argument, name in _PEOPLE.items():
+            if value := getattr(self, argument):
+                mailboxes = mailboxes_of(value, argument)
+                found.append((name.lower(), mailboxes))
+                line = fields.written(name, mailboxes)
+                if argument != "bcc":  # told to the server only
+                    lines.append(line)
         if self.subject:
-            lines.append(fields.field("Subject", self.subject))
-        lines.extend(_further(self.headers, sender))
-        blind = fields.field("Bcc", mailboxes_of(self.bcc, "bcc")) if self.bcc else b""
+            lines.append(fields.written("Subject", self.subject))
+            found.append(("subject", self.subject))
+        for name, written, line in _further(self.headers, sender):
+            found.append((name, written))
+            lines.append(line)
         object.__setattr__(self, "_header", b"".join(lines))
-        object.__setattr__(self, "_blind", blind)
+        object.__setattr__(self, "_found", tuple(found))
+        several = self.attachments or (self.text is not None and self.html is not None)
+        object.__setattr__(self, "_boundary", secrets.token_hex(16) if several else "")
 
     @property
     def _attached(self) -> tuple[Attachment, ...]:
@@ -194,39 +155,16 @@ class Message:
     @property
     def message_id(self) -> str:
         """The Message-ID of its header."""
-        return _first(fields.fields(self._header), "message-id") or ""
+        return _first(self._found, "message-id") or ""
 
     def as_bytes(self) -> bytes:
         """The mail data, in 7 bits unless an address is not ASCII; files are read now. Raises InvalidMail."""
-        from email.generator import BytesGenerator
+        return b"".join(self._mail_data().tell())  # type: ignore[arg-type]  # nobody is waited for
 
-        body = self._body()
-        buffer = io.BytesIO()
-        BytesGenerator(buffer, mangle_from_=False).flatten(body)
-        octets = self._header + buffer.getvalue()
-        header, _ = fields.split_header(octets)
-        fields.check_header(header, [name for name, _ in fields.fields(self._header)] + body.keys())
-        return octets
-
-    def _body(self) -> "EmailMessage":
-        from email.message import EmailMessage
-        from email.policy import SMTP
-
-        body = EmailMessage(policy=SMTP.clone(cte_type="7bit"))
-        readable: MIMEPart = body
-        if self.html is None or self.text is not None:
-            body.set_content(self.text or "")
-        if self.html is not None and self.text is None:
-            body.set_content(self.html, subtype="html")
-        elif self.html is not None:
-            body.add_alternative(self.html, subtype="html")
-            _, readable = body.iter_parts()
-        for attachment in sorted(self._attached, key=lambda one: one.content_id is None):
-            if attachment.content_id is not None:
-                _attach(readable.add_related, attachment, disposition="inline", cid=f"<{attachment.content_id}>")
-            else:
-                _attach(body.add_attachment, attachment)
-        return body
+    def _mail_data(self) -> MailData:
+        names = [name for name, _ in self._found if name != "bcc"]
+        content = Content(self.text, self.html, self._attached, self._boundary)
+        return mail_data(self._header, names, content)
 
 
 async def prepare(
@@ -245,17 +183,21 @@ async def prepare(
     newest Resent block if there is one. Of a one-shot source only the header is read. ``run`` runs a function that
     blocks; nothing else is awaited but an async iterable. Raises InvalidMail.
     """
-    source = await _source(message, sender, run, strict=newlines == "strict")
-    found = fields.fields(source.header)
-    envelope = _envelope(found, sender, recipients, dsn or DSN(), required=on_refused == "stop")
-    return Prepared(envelope, source.mail_data, _first(found, "message-id"), message)
+    found: Sequence[_Found]
+    if isinstance(message, Message):
+        found, data = message._found, await _composed(message, run)  # noqa: SLF001  of this module
+    else:
+        source = await _source(message, sender, run, strict=newlines == "strict")
+        found, data = fields.fields(source.header), source.mail_data
+    envelope = _envelope(found, sender, recipients, dsn or _NO_DSN, required=on_refused == "stop")
+    return Prepared(envelope, data, _first(found, "message-id"), message)
 
 
 # --- the envelope -----------------------------------------------------------------------------------------------------
 
 
 def _envelope(
-    found: list[tuple[str, str]],
+    found: Sequence[_Found],
     sender: str | None,
     recipients: str | Iterable[str] | None,
     dsn: DSN,
@@ -290,7 +232,7 @@ def _envelope(
     return Envelope(reverse_path, paths, utf8, dsn.ret, dsn.envelope_id)
 
 
-def _prefix(found: list[tuple[str, str]]) -> str:
+def _prefix(found: Sequence[_Found]) -> str:
     """Which fields the envelope is taken from: those of the Resent block if there is one (RFC 5322 section 3.6.6)."""
     names = [name for name, _ in found]
     blocks = max(names.count("resent-date"), names.count("resent-from"))
@@ -299,20 +241,26 @@ def _prefix(found: list[tuple[str, str]]) -> str:
     return "resent-" if blocks else ""
 
 
-def _mailboxes(found: list[tuple[str, str]], wanted: str) -> list[Mailbox]:
-    return [one for name, text in found if name == wanted for one in parse_mailboxes(text, f"{wanted.title()} field")]
+def _mailboxes(found: Sequence[_Found], wanted: str) -> list[Mailbox]:
+    return [
+        one
+        for name, value in found
+        if name == wanted
+        for one in (parse_mailboxes(value, f"{wanted.title()} field") if isinstance(value, str) else value)
+    ]
 
 
-def _header_needs_utf8(found: list[tuple[str, str]]) -> bool:
+def _header_needs_utf8(found: Sequence[_Found]) -> bool:
     """Is an address in the header not ASCII as it is written there (RFC 6532)?"""
-    for name, text in found:
-        if name in ADDRESS_FIELDS - set(fields.NEVER_SENT) and not text.isascii():
-            try:
-                mailboxes = parse_mailboxes(text)
-            except InvalidMail:
-                continue  # the caller gave the envelope, and may send what we cannot read
-            if not all(str(one).isascii() for one in mailboxes):
-                return True
+    for name, value in found:
+        if name not in _SENT_ADDRESS_FIELDS or (isinstance(value, str) and value.isascii()):
+            continue
+        try:
+            written = map(str, parse_mailboxes(value)) if isinstance(value, str) else (one.address for one in value)
+        except InvalidMail:
+            continue  # the caller gave the envelope, and may send what we cannot read
+        if not all(map(str.isascii, written)):
+            return True
     return False
 
 
@@ -337,8 +285,8 @@ def _conditions(notify: tuple[Notify, ...]) -> tuple[Notify, ...]:
     return tuple(notify)
 
 
-def _first(found: list[tuple[str, str]], wanted: str) -> str | None:
-    return next((text for name, text in found if name == wanted and text), None)
+def _first(found: Sequence[_Found], wanted: str) -> str | None:
+    return next((text for name, text in found if name == wanted and text and isinstance(text, str)), None)
 
 
 # --- what it is ------------------------------------------------------------------------------------------------------
@@ -350,8 +298,6 @@ async def _source(message: Any, sender: str | None, run: Runner, *, strict: bool
         if isinstance(message, bytes | bytearray | memoryview):
             octets = bytes(message)
             return await _perhaps_run(partial(in_memory, octets, strict=strict), len(octets), run)
-        if isinstance(message, Message):
-            return await _message(message, run, strict=strict)
         stdlib = sys.modules.get("email.message")  # not imported, so not the caller's either
         if stdlib is not None and isinstance(message, stdlib.Message):
             work = partial(stdlib_source, message, sender, strict=strict)
@@ -389,13 +335,19 @@ async def _perhaps_run(work: Callable[[], Source], weight: int, run: Runner) -> 
     return source
 
 
-async def _message(message: Message, run: Runner, *, strict: bool) -> Source:
-    def compose() -> Source:
-        header, mail_data = in_memory(message.as_bytes(), strict=strict)
-        return Source(header + message._blind, mail_data)  # noqa: SLF001  of this module
-
-    weight = SMALL + 1 if message.attachments else len(message.text or "") + len(message.html or "")
-    return await _perhaps_run(compose, weight, run)
+async def _composed(message: Message, run: Runner) -> MailData:
+    """The mail data of a Message: at once where it is small and no file is looked at."""
+    attached = message._attached  # noqa: SLF001  of this module
+    weight = len(message.text or "") + len(message.html or "")
+    for attachment in attached:
+        if not isinstance(attachment.content, bytes):
+            weight += SMALL + 1
+        elif attachment.media_type[0] == "message":  # which is looked through
+            weight += len(attachment.content)
+    if weight <= SMALL:
+        return message._mail_data()  # noqa: SLF001
+    data: MailData = await run(message._mail_data)  # noqa: SLF001
+    return data
 
 
 # --- the parts of a Message -------------------------------------------------------------------------------------------
@@ -413,39 +365,30 @@ def _attachments(given: Any) -> Iterator[Attachment]:
             raise InvalidMail(f"attachments: Path({one!r}) or Attachment(content, filename), not {type(one).__name__}")
 
 
-def _attach(add: Callable[..., None], attachment: Attachment, **how: str) -> None:
-    """Add a part. A message may not be encoded (RFC 2046 section 5.2.1), so it is one only where it need not be."""
-    octets = attachment.read()
-    kind, subtype = attachment.media_type
-    if attachment.filename is not None:
-        how["filename"] = attachment.filename
-    if (kind, subtype) == ("message", "rfc822") and octets.isascii():
-        from email import message_from_bytes
-        from email.policy import SMTP
-
-        add(message_from_bytes(octets, policy=SMTP), **how)
-    elif kind in {"message", "multipart"}:
-        add(octets, "application", "octet-stream", **how)
-    else:
-        add(octets, kind, subtype, **how)
-
-
-def _further(headers: Mapping[Any, Any], sender: Mailbox) -> Iterator[bytes]:
-    """Date, Message-ID and the fields of ``headers=``."""
-    from datetime import UTC, datetime
-    from email.utils import format_datetime
-
+def _further(headers: Mapping[Any, Any], sender: Mailbox) -> "Iterator[tuple[str, str | list[Mailbox], bytes]]":
+    """Date, Message-ID and the fields of ``headers=``: name in lower case, value, and as written."""
     if not isinstance(headers, Mapping):
         raise InvalidMail("headers: a mapping of names to texts")
     given = {name.lower() if isinstance(name, str) else name: name for name in headers}
     if "date" not in given:
-        yield fields.field("Date", format_datetime(datetime.now(UTC)))
+        text = fields.date()
+        yield "date", text, f"Date: {text}\r\n".encode()
     if "message-id" not in given:
-        yield fields.field("Message-ID", message_id(sender.address.rpartition("@")[2]))
+        text = message_id(sender.address.rpartition("@")[2])
+        yield "message-id", text, f"Message-ID: {text}\r\n".encode()
     for lower, name in given.items():
         value = headers[name]
         if not isinstance(lower, str) or not isinstance(value, str):
             raise InvalidMail(f"headers: {name!r} and its value are to be str")
         if lower in _OWN_FIELDS or lower.startswith("content-"):
             raise InvalidMail(f"headers: {name} is set by {_OWN_FIELDS.get(lower, 'the content itself')}")
-        yield fields.field(name, parse_mailboxes(value, name) if lower in ADDRESS_FIELDS else value)
+        if lower in ADDRESS_FIELDS:
+            mailboxes = parse_mailboxes(value, name)
+            yield lower, mailboxes, fields.written(name, mailboxes)
+        else:
+            line = fields.written(name, value)
+            yield lower, fields.fields(line)[0][1], line
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and "\0" not in value and (value.isascii() or not _SURROGATE.search(value))

@@ -33,9 +33,6 @@ def in_memory(octets: bytes, *, strict: bool) -> Source:
 def path_source(path: os.PathLike[str], *, strict: bool) -> Source:
     """A file by its path, opened anew for each telling."""
 
-    def stamp(of: os.stat_result) -> tuple[int, int, int]:
-        return of.st_ino, of.st_size, of.st_mtime_ns
-
     def begin() -> Iterator[bytes]:
         with open(path, "rb", buffering=0) as file:  # noqa: PTH123  any os.PathLike
             if stamp(os.fstat(file.fileno())) != stamp(first):
@@ -51,6 +48,11 @@ def path_source(path: os.PathLike[str], *, strict: bool) -> Source:
         return repeatable(begin, strict=strict, blocking=True)
     except OSError as error:
         raise InvalidMail(f"message {os.fspath(path)}: {error.strerror or error}") from error
+
+
+def stamp(of: os.stat_result) -> tuple[int, int, int]:
+    """What tells a file from what it was, and from another of its name."""
+    return of.st_ino, of.st_size, of.st_mtime_ns
 
 
 def file_source(file: Any, *, strict: bool) -> Source:

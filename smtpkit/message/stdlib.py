@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from smtpkit.errors import InvalidMail
 from smtpkit.message import header as fields
 from smtpkit.message.address import parse_mailboxes
-from smtpkit.message.header import ADDRESS_FIELDS, message_id
+from smtpkit.message.header import ADDRESS_FIELDS, date, message_id
 from smtpkit.message.source import Source, in_memory
 from smtpkit.protocol.mail_data import MailData
 
@@ -55,9 +55,6 @@ def _twin(message: "StdlibMessage") -> "StdlibMessage":
 
 def _completed(message: "StdlibMessage", sender: str | None) -> "StdlibMessage":
     """A twin of the message with Date and Message-ID, its fields in the form in which they go out."""
-    from datetime import UTC, datetime
-    from email.utils import format_datetime
-
     twin = _twin(message)
     items = list(message.raw_items())
     for name in {name.lower() for name, _ in items}:
@@ -65,7 +62,7 @@ def _completed(message: "StdlibMessage", sender: str | None) -> "StdlibMessage":
     for name, value in items:
         twin.set_raw(name, _written(message, name, value))
     if "date" not in twin:
-        twin.set_raw("Date", format_datetime(datetime.now(UTC)))
+        twin.set_raw("Date", date())
     if "message-id" not in twin:
         twin.set_raw("Message-ID", message_id(_domain(message, sender)))
     return twin

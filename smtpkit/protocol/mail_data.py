@@ -32,7 +32,9 @@ class MailData:
     ``tell`` begins the telling: it is called once for each transaction and returns chunks of any size. Unless
     ``one_shot`` it can be called again and tells the same. ``blocking``: taking a chunk may wait for a disk.
     ``size`` counts the octets once mended, without transparency. None means unknown.
-    ``seven_bit`` gives the same mail without octets over 127, where the source can be told so.
+    ``seven_bit`` gives the same mail without octets over 127, where the source can be told so. ``binary`` gives the
+    same mail with ``raw`` octets in it: any, NUL too, in lines of any length, which go by BDAT and only where
+    BINARYMIME is offered (RFC 3030 section 3).
     """
 
     tell: Callable[[], Iterable[bytes] | AsyncIterable[bytes]]
@@ -44,6 +46,8 @@ class MailData:
     one_shot: bool = False
     blocking: bool = False
     seven_bit: "Callable[[], MailData] | None" = None
+    binary: "Callable[[], MailData] | None" = None
+    raw: bool = False
 
     @classmethod
     def of(cls, octets: bytes, *, strict: bool = False) -> "MailData":

@@ -249,9 +249,10 @@ _MAIL_PARAMETERS = (
     ),
     _Parameter(
         "8BITMIME",
-        lambda _, data: None if data.eight_bit is False else "BODY=8BITMIME",
+        lambda _, data: None if data.raw or data.eight_bit is False else "BODY=8BITMIME",
         lambda _, data: data.eight_bit is True,
     ),
+    _Parameter("BINARYMIME", lambda _, data: "BODY=BINARYMIME" if data.raw else None),
     _Parameter("SMTPUTF8", lambda envelope, _: "SMTPUTF8" if envelope.utf8 else None),
     _Parameter("DSN", lambda envelope, _: envelope.ret and f"RET={envelope.ret}"),
     _Parameter("DSN", lambda envelope, _: envelope.envelope_id and f"ENVID={xtext(envelope.envelope_id)}"),
@@ -319,11 +320,18 @@ def plan(
     offered: Extensions,
     *,
     chunked: bool = False,
+    binary: bool = False,
     lmtp: bool = False,
     message_id: str | None = None,
     verb: Verb = "MAIL",
 ) -> Plan:
-    """Fit a mail to what the server offers. Raises NotSupported before anything is said."""
+    """Fit a mail to what the server offers. Raises NotSupported before anything is said.
+
+    ``binary``: by BINARYMIME, which needs BDAT (RFC 3030 section 3), where it is offered and the mail has such a form.
+    """
+    if binary and mail_data.binary is not None and "BINARYMIME" in offered and "CHUNKING" in offered:
+        mail_data = mail_data.binary()
+    chunked = chunked or mail_data.raw
     if mail_data.eight_bit and "8BITMIME" not in offered and mail_data.seven_bit is not None and not envelope.utf8:
         mail_data = mail_data.seven_bit()
     if offered.size is not None and mail_data.size is not None and mail_data.size > offered.size:

@@ -5,12 +5,14 @@ import sys
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
+from unittest import mock
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smtpkit.errors import InvalidMail
+from smtpkit.message import address
 from smtpkit.message.address import DEEPEST, Mailbox, address_of, mailboxes_of, parse_mailboxes
 from smtpkit.message.header import field, fields
 
@@ -223,3 +225,48 @@ def test_work_is_linear(piece: str) -> None:
         return work
 
     assert _calls(parse(3000)) <= 15 * max(_calls(parse(300)), 200)
+
+
+# --- the quick way
+
+NEVER = re.compile("(?!)")
+PIECES = st.sampled_from((
+    *("Ann", "ann", "=?utf-8?q?a?=", "=", "?", "@", "@", "example.com", "a" * 63, "a" * 64, "b" * 65, ".", "-", "_"),
+    *(" ", "<", ">", " <", ">", ",", ", ", ";", ":", '"', "(", ")", "[192.0.2.1]", "\\", "é", "straße", "\t", "\n"),
+    *("\0", "'", "a.b", "1", "+", "example.com" * 23, "\ufffd", "/", "!#$%&*^`{|}~"),
+))  # fmt: skip
+DOMAINS = ("example.com", "a", "-a", "a-", "a_b.c", "_a", "a.", "a..b", "a" * 63, "a" * 64, "é.example", "[::1]")
+LIKELY = st.builds(
+    "{}{}{}@{}{}".format,
+    st.sampled_from(("", "Ann <", "Ann B Cee <", "Ann  B <", " <", "<", "A. B <", "=?utf-8?q?a?= <", "a=b <", "Ann<")),
+    st.sampled_from(("ann", "a.b", "a..b", ".a", "a=b", "=?a", "a" * 64, "a" * 65, "é", "'a'", "a?b", '"a b"')),
+    st.sampled_from(("", "", ".x", "+y", " ")),
+    st.sampled_from(DOMAINS)
+    | st.integers(240, 260).map(lambda size: ("a" * 50 + ".") * (size // 51) + "b" * (size % 51)),
+    st.sampled_from((">", "", "> ", ">>", " >", ",", ">,b@example.com")),
+)
+
+
+def read(text: str) -> object:
+    """The mailboxes in all their parts, or the error."""
+    try:
+        return [(one.display_name, one.local_part, one.domain, one.address) for one in parse_mailboxes(text, "to")]
+    except InvalidMail as error:
+        return str(error)
+
+
+@settings(deadline=None, max_examples=2000)
+@given(st.lists(PIECES, max_size=8).map("".join) | LIKELY)
+def test_the_quick_way_finds_the_same(text: str) -> None:
+    """What is read at a glance is what the whole grammar makes of it, and no text is read that it refuses."""
+    quick = read(text)
+    with mock.patch.object(address, "_PLAIN", NEVER):
+        assert read(text) == quick
+
+
+def test_the_quick_way_is_taken() -> None:
+    """Plain addresses are read without a token of the grammar, and what is read is as valid as what is made."""
+    with mock.patch.object(address, "_tokens", side_effect=AssertionError):
+        for text in ("ann@example.com", "Ann <ann@example.com>", "Ann B <a.b+c@x-1.example>"):
+            (one,) = parse_mailboxes(text)
+            assert one == Mailbox(one.display_name, one.local_part, one.domain)

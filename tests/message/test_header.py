@@ -3,15 +3,20 @@
 import email
 import email.policy
 import re
+from datetime import UTC, datetime
+from email.utils import format_datetime
+from unittest import mock
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smtpkit.errors import InvalidMail
+from smtpkit.message import header as module
 from smtpkit.message.address import Mailbox
 from smtpkit.message.header import (
     check_header,
+    date,
     field,
     fields,
     header_end,
@@ -226,3 +231,55 @@ def test_message_id_tells_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     one, other = message_id("example.com"), message_id("example.com")
     assert re.fullmatch(r"<[0-9a-f]{32}@example\.com>", one)
     assert one != other
+
+
+@settings(deadline=None)
+@given(st.integers(0, 253402300799))
+def test_date(when: int) -> None:
+    """A date is written as the standard library writes it, in UTC, whatever the locale."""
+    assert date(when) == format_datetime(datetime.fromtimestamp(when, UTC))
+
+
+def test_date_of_now() -> None:
+    """Without a time it is that of now."""
+    before, now, after = datetime.now(UTC), email.utils.parsedate_to_datetime(date()), datetime.now(UTC)
+    assert before.replace(microsecond=0) <= now <= after
+
+
+# --- the quick ways
+
+NEVER = re.compile("(?!)")
+ODD = (b"\n", b"\r", b"a", b"\0", b"\x0b", b"\x7f", b"\xc3\xa9", b"\t", b"Subject: a", b"x" * 990, b"y" * 10)
+LINES = (b"Subject: a", b"X:", b" folded", b"\tfolded", b"", b": b", b"X : y", b" ", b"bcc: z", b"\xe9: a", b"a" * 998)
+BLOCKS = st.lists(
+    st.sampled_from((*ODD, *(line + b"\r\n" for line in LINES), *(line + b"\r\n" for line in LINES))), max_size=8
+).map(b"".join)
+
+
+def checked(block: bytes, names: list[str]) -> str:
+    """What the gate says."""
+    try:
+        check_header(block, names)
+    except InvalidMail as error:
+        return str(error)
+    return ""
+
+
+@settings(deadline=None, max_examples=2000)
+@given(BLOCKS, st.lists(st.sampled_from(("Subject", "X", "x", "bcc", "a")), max_size=4))
+def test_the_quick_gate_is_the_gate(block: bytes, names: list[str]) -> None:
+    """A header passes at a glance only if it passes line by line."""
+    found = [line.partition(b":")[0].strip(b" \t").decode("latin-1") for line in re.split(rb"\r\n(?![ \t])", block)]
+    for meant in (names, [name for name in found if name]):
+        quick = checked(block, meant)
+        with mock.patch.object(module, "_WHOLE", re.compile(rb"(?!)")):
+            assert checked(block, meant) == quick
+
+
+@settings(deadline=None, max_examples=1000)
+@given(st.text(st.sampled_from("a =?\tb é."), max_size=100) | st.sampled_from(["x" * size for size in range(60, 80)]))
+def test_plain_text_is_written_the_same(text: str) -> None:
+    """What is written at a glance is what would be written piece by piece."""
+    quick = field("Subject", text)
+    with mock.patch.object(module, "_PLAIN_TEXT", NEVER):
+        assert field("Subject", text) == quick

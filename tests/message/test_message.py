@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 import smtpkit
 from smtpkit.errors import InvalidMail
-from smtpkit.message.message import Attachment, Message, prepare
+from smtpkit.message.message import Message, prepare
+from smtpkit.message.mime import Attachment
 from tests.streams import run as drive
 
 PEOPLE: dict[str, Any] = {"sender": "Ann <ann@example.com>", "to": "bob@example.com"}
@@ -118,6 +119,12 @@ def test_attachments(tmp_path: Path) -> None:
     assert drive(prepare(message, run=_inline)).mail_data.eight_bit is False
     alone = Message(html="<img>", attachments=(Attachment(b"x", "a.png", content_id="a@b"),), **PEOPLE)
     assert _parsed(alone).get_content_type() == "multipart/related"
+
+
+def test_reading_an_attachment(tmp_path: Path) -> None:
+    """An attachment gives its octets, whether it has them or its file does."""
+    (tmp_path / "a.bin").write_bytes(b"abc")
+    assert Attachment(tmp_path / "a.bin").read() == Attachment(b"abc").read() == b"abc"
 
 
 def test_a_missing_attachment(tmp_path: Path) -> None:

@@ -18,7 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smtpkit.errors import InvalidMail
-from smtpkit.message.message import DSN, SMALL, Attachment, Message, Prepared, prepare
+from smtpkit.message.message import DSN, SMALL, Message, Prepared, prepare
+from smtpkit.message.mime import Attachment
 from smtpkit.protocol.mail_data import LineEnds, MailData
 from tests.streams import run as drive
 

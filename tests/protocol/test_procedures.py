@@ -430,6 +430,47 @@ def test_seven_bit_alternative() -> None:
     assert caught.value.extension == "8BITMIME"
 
 
+RAW = MailData(lambda: [b"\0\r\n"], size=3, mended=True, raw=True)
+BINARY = MailData(lambda: [b"AA==\r\n"], size=6, eight_bit=False, mended=True, binary=lambda: RAW)
+FORMS: list[tuple[MailData, bool, tuple[str, ...], MailData, bool, str]] = [
+    (BINARY, True, ("BINARYMIME", "CHUNKING", "SIZE"), RAW, True, " SIZE=3 BODY=BINARYMIME"),
+    (BINARY, True, ("BINARYMIME", "CHUNKING", "8BITMIME"), RAW, True, " BODY=BINARYMIME"),
+    (BINARY, True, ("BINARYMIME", "8BITMIME", "SIZE"), BINARY, False, " SIZE=6"),
+    (BINARY, True, ("CHUNKING",), BINARY, False, ""),
+    (BINARY, True, (), BINARY, False, ""),
+    (BINARY, False, ("BINARYMIME", "CHUNKING"), BINARY, False, ""),
+    (SEVEN, True, ("BINARYMIME", "CHUNKING"), SEVEN, False, ""),
+    (RAW, False, ("BINARYMIME", "CHUNKING"), RAW, True, " BODY=BINARYMIME"),
+]
+
+
+@pytest.mark.parametrize(("data", "binary", "keywords", "chosen", "chunked", "said"), FORMS)
+def test_binary_alternative(
+    *, data: MailData, binary: bool, keywords: tuple[str, ...], chosen: MailData, chunked: bool, said: str
+) -> None:
+    """Octets go as they are where that is asked for and both extensions are offered, by BDAT; else encoded."""
+    planned = plan(BOB, data, offers(*keywords), binary=binary)
+    assert planned.mail_data is chosen
+    assert planned.chunked == chunked
+    assert str(planned.mail) == f"MAIL FROM:<ann@x>{said}"
+
+
+def test_binary_fits_where_base64_does_not() -> None:
+    """The size that the server is held to is that of the form that is sent."""
+    planned = plan(BOB, BINARY, offers("BINARYMIME", "CHUNKING", "SIZE 4"), binary=True)
+    assert planned.mail_data is RAW
+    with pytest.raises(NotSupported, match="6 octets"):
+        plan(BOB, BINARY, offers("CHUNKING", "SIZE 4"), binary=True)
+
+
+@pytest.mark.parametrize("missing", ["BINARYMIME", "CHUNKING"])
+def test_raw_octets_need_both(missing: str) -> None:
+    """Octets of any kind never go by DATA, nor to a server that does not take them."""
+    with pytest.raises(NotSupported) as caught:
+        plan(BOB, RAW, offers(*{"BINARYMIME", "CHUNKING", "8BITMIME"} - {missing}))
+    assert caught.value.extension == missing
+
+
 JOINED: list[tuple[dict[str, Any], tuple[str, ...], bool]] = [
     ({}, (), False),
     ({}, ("PIPELINING",), True),

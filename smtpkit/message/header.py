@@ -58,7 +58,7 @@ def written(name: str, value: str | Iterable[Mailbox], *, charset: str = "utf-8"
     if not _NAME.match(name):
         raise InvalidMail(f"header field name {name!r}: 1 to 76 printable ASCII characters without blank and colon")
     if isinstance(value, str):
-        if len(name) + len(value) + 2 <= _FOLD_AT and _PLAIN_TEXT.match(value):
+        if len(name) + len(value) + 2 <= fold_at and _PLAIN_TEXT.match(value):
             return f"{name}: {value}\r\n".encode()
         if UNSAFE.search(value):
             raise InvalidMail(

@@ -24,6 +24,14 @@ def anyio_backend(request: pytest.FixtureRequest) -> str:
     return backend
 
 
+@pytest.fixture
+def memory_path() -> Iterator[Path]:
+    """A folder as ``tmp_path`` is, in memory where there is such a place: nobody waits for a disk there."""
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(prefix="memory-", dir=memory if os.access(memory, os.W_OK) else None) as folder:
+        yield Path(folder)
+
+
 @pytest.fixture(autouse=True)
 def _no_default_server(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test sends to the server that whoever runs it has set as the default."""

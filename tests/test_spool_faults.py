@@ -88,9 +88,9 @@ class Place:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Place:
+def place(memory_path: Path) -> Place:
     """An empty spool."""
-    made = Place(tmp_path / "place")
+    made = Place(memory_path / "place")
     made.spool.mkdir(parents=True, mode=0o700)
     return made
 
@@ -160,14 +160,14 @@ def judge_sending(place: Place, names: dict[str, str]) -> bool:
     return bool(doubtful)
 
 
-def test_killed_while_sending(filled: Place, tmp_path: Path) -> None:
+def test_killed_while_sending(filled: Place, memory_path: Path) -> None:
     """Killed at any call: none is lost; only what was .sending may be sent twice, and never with "hold"."""
     names = message_ids(filled)
-    base = filled.copy(tmp_path / "base").run("process", "spool", "record", "retry", *WORDS)
+    base = filled.copy(memory_path / "base").run("process", "spool", "record", "retry", *WORDS)
     assert (base.status, base.stdout, base.stderr) == (0, "", "")
 
     def kill(number: int, call: Call, inject: str) -> bool:
-        there = filled.copy(tmp_path / str(number))
+        there = filled.copy(memory_path / str(number))
         assert there.run("process", "spool", "record", "retry", *WORDS, inject=inject).status == -9, call
         doubtful = judge_sending(there, names)
         shutil.rmtree(there.folder)
@@ -178,16 +178,16 @@ def test_killed_while_sending(filled: Place, tmp_path: Path) -> None:
     assert 10 < at_each(points, kill) < len(points)
 
 
-def test_system_fails_while_sending(filled: Place, tmp_path: Path) -> None:
+def test_system_fails_while_sending(filled: Place, memory_path: Path) -> None:
     """Any call on the spool fails: a clear error or the file told as unfit, the spool intact, nothing lost.
 
     Python hears nothing of some calls: then all is done as if nothing had failed.
     """
     names = message_ids(filled)
-    base = filled.copy(tmp_path / "base").run("process", "spool", "record", "retry", *WORDS)
+    base = filled.copy(memory_path / "base").run("process", "spool", "record", "retry", *WORDS)
 
     def fail(number: int, call: Call, inject: str) -> bool:
-        there = filled.copy(tmp_path / str(number))
+        there = filled.copy(memory_path / str(number))
         ended = there.run("process", "spool", "record", "retry", *WORDS, inject=inject)
         assert (ended.status, ended.stderr) == (0, ""), (inject, call, ended.stderr)
         assert ended.stdout == "" or ended.stdout.startswith("SpoolError: spool '"), (inject, ended.stdout)
@@ -216,32 +216,35 @@ def judge_queue(place: Place, *, clean: bool) -> int:
     return len(acknowledged)
 
 
-def test_killed_while_queueing(place: Place, tmp_path: Path) -> None:
+def test_killed_while_queueing(place: Place, memory_path: Path) -> None:
     """Killed at any call: what ``add`` returned for is there and whole, and no half file is taken for a mail."""
-    base = place.copy(tmp_path / "base").run("add", "spool", "record", "<1@x>", "<2@x>")
+    base = place.copy(memory_path / "base").run("add", "spool", "record", "<1@x>", "<2@x>")
     assert (base.status, base.stdout, base.stderr) == (0, "", "")
 
     def kill(number: int, call: Call, inject: str) -> bool:
-        there = place.copy(tmp_path / str(number))
+        there = place.copy(memory_path / str(number))
         assert there.run("add", "spool", "record", "<1@x>", "<2@x>", inject=inject).status == -9, call
-        return judge_queue(there, clean=False) == 1
+        acknowledged = judge_queue(there, clean=False)
+        shutil.rmtree(there.folder)
+        return acknowledged == 1
 
     points = kills(base)
     assert {"openat", "flock", "write", "fsync", "close"} <= {call.name for call, _ in points}
     assert 5 < at_each(points, kill) < len(points)
 
 
-def test_system_fails_while_queueing(place: Place, tmp_path: Path) -> None:
+def test_system_fails_while_queueing(place: Place, memory_path: Path) -> None:
     """Any call on the spool fails: a clear error, and nothing that is queued or looks so but what was acknowledged."""
-    base = place.copy(tmp_path / "base").run("add", "spool", "record", "<1@x>", "<2@x>")
+    base = place.copy(memory_path / "base").run("add", "spool", "record", "<1@x>", "<2@x>")
 
     def fail(number: int, call: Call, inject: str) -> bool:
-        there = place.copy(tmp_path / str(number))
+        there = place.copy(memory_path / str(number))
         ended = there.run("add", "spool", "record", "<1@x>", "<2@x>", inject=inject)
         assert (ended.status, ended.stderr) == (0, ""), (inject, call, ended.stderr)
         assert ended.stdout == "" or ended.stdout.startswith("SpoolError: spool '"), (inject, ended.stdout)
         acknowledged = judge_queue(there, clean=True)
         assert acknowledged == 2 if ended.stdout == "" else acknowledged < 2
+        shutil.rmtree(there.folder)
         return ended.stdout != ""
 
     assert at_each(faults(base), fail) > 30
@@ -323,6 +326,7 @@ def test_power_cut_while_queueing(place: Place, tmp_path: Path) -> None:
         there = place.copy(tmp_path / str(number))
         assert cut_off(there, "add", "<1@x>", "<2@x>", inject=inject).status == 137, call
         judge_queue(there, clean=False)
+        shutil.rmtree(there.folder)
 
 
 @pytest.mark.usefixtures("disk")
@@ -337,4 +341,5 @@ def test_power_cut_while_sending(filled: Place, tmp_path: Path) -> None:
         there = filled.copy(tmp_path / str(number))
         assert cut_off(there, "process", "retry", *WORDS, inject=inject).status == 137, call
         doubtful += judge_sending(there, names)
+        shutil.rmtree(there.folder)
     assert doubtful > 5

@@ -264,6 +264,19 @@ def test_the_quick_way_finds_the_same(text: str) -> None:
         assert read(text) == quick
 
 
+@pytest.mark.parametrize("local", [64, 65])
+@pytest.mark.parametrize("domain", [255, 256])
+@pytest.mark.parametrize("label", [49, 63, 64])
+@pytest.mark.parametrize("frame", ["{}", "Ann <{}>"])
+def test_the_quick_way_knows_the_limits(local: int, domain: int, label: int, frame: str) -> None:
+    """What is too long for the whole grammar is too long for the quick way, and what is just right is read."""
+    name = ".".join(["b" * label] * 9)[:domain]
+    quick = read(frame.format(f"{'a' * local}@{name}"))
+    assert isinstance(quick, list) == ((local, domain) == (64, 255) and label < 64)
+    with mock.patch.object(address, "_PLAIN", NEVER):
+        assert read(frame.format(f"{'a' * local}@{name}")) == quick
+
+
 def test_the_quick_way_is_taken() -> None:
     """Plain addresses are read without a token of the grammar, and what is read is as valid as what is made."""
     with mock.patch.object(address, "_tokens", side_effect=AssertionError):

@@ -13,15 +13,17 @@ from email.utils import unquote
 from mimetypes import _types_map_default as of_the_standard_library  # type: ignore[attr-defined]  # not of this machine
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smtpkit import Attachment, InvalidMail, Message
+from smtpkit.message import mime
 from smtpkit.message.media_types import MEDIA_TYPES, guess
 from smtpkit.message.message import prepare
-from smtpkit.message.mime import PIECE, base64_lines, encoded, quoted_printable
+from smtpkit.message.mime import PIECE, Content, base64_lines, encoded, mail_data, quoted_printable
 from smtpkit.protocol.mail_data import MailData, survey
 from tests.message.written import written
 from tests.streams import run as drive
@@ -102,6 +104,18 @@ LINES = st.lists(
 @given(LINES)
 def test_quoted_printable(lines: list[str]) -> None:
     """Another decoder gives the octets back; lines of 76 at most, no blank at an end, no dot or From at a start."""
+    read_back(lines)
+
+
+@pytest.mark.parametrize("start", [".", "From ", "..", ""])
+@pytest.mark.parametrize("then", [".", "From ", "é", "=", " ", "\t."])
+def test_quoted_printable_where_lines_break(start: str, then: str) -> None:
+    """Whatever stands where a line is broken, and broken once more."""
+    read_back([start + "y" * count + then + "z" * more for count in range(60, 80) for more in (0, 1, 9)])
+
+
+def read_back(lines: list[str]) -> None:
+    """Judge quoted-printable."""
     octets = "".join(f"{line}\r\n" for line in lines).encode()
     quoted = quoted_printable(octets)
     assert a2b_qp(quoted) == octets
@@ -391,6 +405,26 @@ def test_boundaries() -> None:
     assert len({boundary[:3] for boundary in boundaries}) == 3
     assert not set(boundaries) & set(re.findall(rb'boundary="([^"]+)"', Message(**PEOPLE, **parts).as_bytes()))
     assert b"boundary" not in Message(text="a", **PEOPLE).as_bytes()
+
+
+def test_the_gate_of_the_header() -> None:
+    """A header that has other fields than were meant goes nowhere."""
+    with pytest.raises(InvalidMail, match=r"not those that were meant \(bcc\)"):
+        mail_data(b"From: a@example.com\r\nBcc: b@example.com\r\n", ["From"], Content("x", None, (), ""))
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_the_gate_of_a_part(place: int) -> None:
+    """Nor does the header of a part, whatever would have let a line end into it."""
+    told = ["", ""]
+    told[place] = "\r\nX-Evil: y"
+    attachments = [Attachment(b"x", "a.png", content_id="a"), Attachment(MAIL, "a.eml"), Attachment(b"x", "a")]
+    for one in attachments:
+        with mock.patch.object(mime, "_parameters", return_value=tuple(told)):
+            with pytest.raises(InvalidMail, match=r"not those that were meant \(x-evil\)"):
+                Message(html="x", attachments=[one], **PEOPLE).as_bytes()
+            with pytest.raises(InvalidMail, match=r"not those that were meant \(x-evil\)"):
+                prepared(html="x", attachments=[one])
 
 
 def test_dots_in_the_header() -> None:

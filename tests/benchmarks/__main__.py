@@ -15,6 +15,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import textwrap
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import PackageNotFoundError, version
@@ -28,6 +29,13 @@ from tests.benchmarks.servers import NotThereError, Server
 
 LIMIT = 400  # seconds that one client may take in one round
 MIB = 1024 * 1024
+
+
+FAILED = "failed"
+
+
+class FailedError(Exception):
+    """A client ended with an error, took too long, or not all it sent arrived."""
 
 
 class Row(NamedTuple):
@@ -71,7 +79,7 @@ def _server(trial: Trial, core: int) -> AbstractContextManager[Server]:
 
 
 def once(trial: Trial, client: str, job: Job) -> Figures:
-    """One client, measured once. Raises NotThereError for what cannot be."""
+    """One client, measured once. Raises NotThereError for what cannot be, FailedError where it went wrong."""
     cores = sorted(os.sched_getaffinity(0))
     core = cores[0] if trial.same_core else cores[-1]
     with _server(trial, cores[0]) as server:
@@ -79,16 +87,16 @@ def once(trial: Trial, client: str, job: Job) -> Figures:
         words = ["taskset", "-c", str(core), "timeout", str(LIMIT), sys.executable, "-m", "tests.benchmarks.clients"]
         process = subprocess.run([*words, client, json.dumps(job._asdict())], capture_output=True, text=True)  # noqa: PLW1510
         if process.returncode:
-            raise RuntimeError(f"{trial.name}, {client}: {process.stderr[-2000:]}")
+            raise FailedError(process.stderr[-2000:] or f"ended with {process.returncode}")
         figures: Figures = json.loads(process.stdout)
     if "missing" in figures:
         raise NotThereError(figures["missing"])
     if server.counted and server.counted["mails"] != figures["mails"]:
-        raise RuntimeError(f"{trial.name}, {client}: {figures['mails']} mails sent, {server.counted['mails']} arrived")
+        raise FailedError(f"{figures['mails']} mails sent, {server.counted['mails']} arrived")
     if job.rate:
         figures |= pace(server.counted["trace"], job.rate)
-    octets = Path(job.path).stat().st_size if job.path else job.size * job.count
-    return figures | {"units": job.count * trial.unit, "octets": octets}
+    octets = Path(job.path).stat().st_size if job.path else job.size * job.mails
+    return figures | {"units": job.mails * trial.unit, "octets": octets}
 
 
 def pace(trace: list[tuple[float, int]], rate: float) -> Figures:
@@ -112,7 +120,7 @@ def measure(trial: Trial, *, quick: bool, large: Callable[[int], Path], tiny: bo
     for client, job in trial.clients.items():
         count = 10 if tiny else max(1, round(trial.counts[quick] * trial.shares.get(client, 1)))
         path = str(large(1 if tiny else trial.sizes[quick])) if job.path else ""
-        jobs[client] = job._replace(count=max(count, job.sessions), path=path)
+        jobs[client] = job._replace(mails=max(count, job.sessions), path=path)
     found: dict[str, Any] = {client: [] for client in jobs}
     for _ in range(1 if tiny else trial.rounds[quick]):
         for client, job in jobs.items():
@@ -122,6 +130,9 @@ def measure(trial: Trial, *, quick: bool, large: Callable[[int], Path], tiny: bo
                 found[client].append(once(trial, client, job))
             except NotThereError as error:
                 found[client] = str(error)
+            except FailedError as error:
+                print(f"{trial.name}, {client}: {error}", file=sys.stderr)
+                found[client] = FAILED
     return found
 
 
@@ -140,7 +151,7 @@ def judge(trial: Trial, found: dict[str, Any]) -> Iterator[Row]:
 def _what(goal: Goal) -> str:
     """What a row compares, in words."""
     kind = {"cpu": "CPU", "rate": "mails/s", "octets": "octets/s"}.get(goal.figure, goal.what or goal.ours)
-    many = f"{goal.ours}: " if goal.ours in {"a path", "an iterable"} else ""
+    many = f"{goal.ours}: " if goal.ours in {"a path", "an iterable"} else ""  # two of ours in one trial
     return f"{many}{kind} against {goal.peer}" if goal.peer else f"{many}{kind}"
 
 
@@ -152,7 +163,7 @@ def head() -> Iterator[str]:
     cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     name = cpu[1] if cpu else platform.machine()
     yield f"{name}, {len(os.sched_getaffinity(0))} cores, {platform.system()} {platform.release()}"
-    yield f"Python {platform.python_version()}, {', '.join(_versions())}"
+    yield from textwrap.wrap(f"Python {platform.python_version()}, {', '.join(_versions())}", 100)
 
 
 def _versions() -> Iterator[str]:
@@ -185,13 +196,15 @@ def _columns(row: Row) -> tuple[str, str, str, str, str]:
     if row.missing is not None:
         return row.what, bound, "", "", row.verdict
     least, most = (_number(limit) for limit in (min(row.ratios), max(row.ratios)))
-    return row.what, bound, f"{_number(row.measured)}{sign}", f"{least} – {most}", row.verdict
+    return row.what, bound, f"{_number(row.measured)}{sign}", f"{least} … {most}", row.verdict
 
 
 def absolutes(trial: Trial, found: dict[str, Any]) -> str:
     """The medians of what the first goal of a trial divides, to be compared within this line only."""
     figure = trial.goals[0].figure
-    scale, unit = {"cpu": (1e6, "µs"), "octets": (1 / MIB, "MiB/s"), "rate": (1, "mails/s")}.get(figure, (1, ""))
+    scale, unit = {"cpu": (1e6, "µs"), "octets": (1 / MIB, "MiB/s"), "rate": (1, "mails/s"), "ms": (1, "ms")}.get(
+        figure, (1, "")
+    )
     medians = {
         client: _number(statistics.median(value(figure, figures) for figures in side) * scale)
         for client, side in found.items()
@@ -212,7 +225,7 @@ def plain(trial: Trial, found: dict[str, Any], rows: Iterable[Row]) -> Iterator[
 
 def markdown(trials: dict[str, Trial], rows: Iterable[Row]) -> Iterator[str]:
     """The table for the README."""
-    yield "| | measured | least – most | goal | |"
+    yield "| | measured | least … most | goal | |"
     yield "|---|---:|---:|---:|---|"
     before = None
     for row in rows:
@@ -242,7 +255,7 @@ def _large(folder: Path) -> Callable[[int], Path]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure and print. The exit status is 0 whatever the figures are: they are for reading."""
+    """Measure and print. The exit status says whether all went well, not what the figures are: they are for reading."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="fewer mails and rounds: under two minutes")
     parser.add_argument("--tiny", action="store_true", help=argparse.SUPPRESS)  # does it run at all?
@@ -259,7 +272,7 @@ def main(arguments: list[str] | None = None) -> int:
     lines = [*head()]
     if not chosen.markdown:
         print(*lines, sep="\n", flush=True)
-        print(f"\n  {'':44}{'goal':>10}{'median':>10}   {'least – most':18}")
+        print(f"\n  {'':44}{'goal':>10}{'median':>10}   {'least … most':18}")
     with tempfile.TemporaryDirectory(prefix="smtpkit-benchmarks-") as folder:
         large = _large(Path(folder))
         for trial in trials.values():
@@ -278,7 +291,7 @@ def main(arguments: list[str] | None = None) -> int:
     if chosen.json:
         judged_rows = [row._asdict() | {"goal": row.goal._asdict(), "verdict": row.verdict} for row in rows]
         chosen.json.write_text(json.dumps({"head": lines, "rows": judged_rows, "figures": kept}, indent=1))
-    return 0
+    return int(any(row.missing == FAILED for row in rows))
 
 
 if __name__ == "__main__":

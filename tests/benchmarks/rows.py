@@ -99,7 +99,7 @@ def _sessions(number: int, counts: tuple[int, int]) -> Trial:
     return Trial(
         f"sessions-{number}",
         f"{number} sessions at once, connecting included",
-        {name: job for name in ("Client.send", "aiosmtplib", "smtplib", "smtp-source", "nodemailer")},
+        dict.fromkeys(("Client.send", "aiosmtplib", "smtplib", "smtp-source", "nodemailer"), job),
         _rate("Client.send", aiosmtplib=5, smtplib=3, smtp_source=1.0, nodemailer=6),
         counts=counts,
         rounds=(5, 2),
@@ -261,11 +261,12 @@ TRIALS: tuple[Trial, ...] = (
     ),
     Trial(
         "import",
-        "import, in an interpreter of its own",
-        {name: Job() for name in ("import smtpkit", "import smtplib")},
+        "import, in an interpreter of its own: milliseconds of CPU",
+        {name: Job() for name in ("import smtpkit", "import Client", "import smtplib")},
         (
-            Goal("ms", "import smtpkit", None, "<=", 100, "milliseconds of CPU"),
+            Goal("ms", "import smtpkit", None, "<=", 100, "import smtpkit"),
             Goal("ms", "import smtpkit", "import smtplib", "<=", 1.5),
+            Goal("ms", "import Client", "import smtplib", "<=", None),
         ),
         server="none",
     ),

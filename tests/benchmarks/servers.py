@@ -3,6 +3,7 @@
 They accept all and keep nothing. Each ends with the block it was started for, or with its parent.
 """
 
+import atexit
 import json
 import os
 import shutil
@@ -41,20 +42,21 @@ class Server:
 
 
 @cache
-def _built() -> tuple[Path, "tempfile.TemporaryDirectory[str]"]:
-    """The C sink, built when it is first needed; the folder goes when the process does."""
+def _built() -> str:
+    """The C sink, built when it is first needed; it goes when this process does."""
     compiler = shutil.which("gcc")
     if compiler is None:
         raise NotThereError("no gcc")
     folder = tempfile.TemporaryDirectory(prefix="smtpkit-sink-")
-    program = Path(folder.name, "sink")
+    atexit.register(folder.cleanup)
+    program = f"{folder.name}/sink"
     subprocess.run([compiler, "-O2", "-Wall", "-o", program, HERE / "sink.c"], check=True, timeout=120)
-    return program, folder
+    return program
 
 
 @contextmanager
 def _started(core: int, *command: str, told: bool = True) -> Iterator["subprocess.Popen[str]"]:
-    """A process on that core, for the time of a block. ``told``: it writes where it listens, and ends with its input."""
+    """A process on that core, for a block. ``told``: it writes where it listens, and ends with its input."""
     pipe = subprocess.PIPE if told else None
     words = ["taskset", "-c", str(core), "timeout", str(LIMIT), *command]
     process = subprocess.Popen(words, stdin=pipe, stdout=pipe, text=True)
@@ -74,7 +76,7 @@ def _port(process: "subprocess.Popen[str]") -> int:
 def sink(core: int, *, chunking: bool = False, latency: float = 0, trace: bool = False) -> Iterator[Server]:
     """The C sink. ``latency``: seconds until a batch of replies is sent; ``trace``: it tells when octets came."""
     extensions = EXTENSIONS + (",CHUNKING" if chunking else "")
-    command = [str(_built()[0]), extensions, str(round(latency * 1e6)), *(["trace"] if trace else [])]
+    command = [_built(), extensions, str(round(latency * 1e6)), *(["trace"] if trace else [])]
     with _started(core, *command) as process:
         server = Server(_port(process))
         yield server

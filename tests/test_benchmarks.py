@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks.__main__ import main, pace
+from tests.benchmarks.__main__ import main, pace, per_trip
 from tests.benchmarks.clients import CLIENTS
 from tests.benchmarks.rows import TRIALS
 
@@ -53,3 +53,8 @@ def test_pace_of_a_trace() -> None:
     assert pace(even, 100_000) == {"error": pytest.approx(0, abs=1e-6), "worst": pytest.approx(1, abs=0.02)}
     burst = [(at, octets * 2 if 1 <= at < 2 else octets) for at, octets in even]
     assert pace(burst, 100_000)["worst"] == pytest.approx(2, abs=0.02)
+
+
+def test_mails_in_a_round_trip() -> None:
+    """Windows of four that arrive together each tenth of a second are four mails in a round trip of 100 ms."""
+    assert per_trip([trip / 10 for trip in range(10) for _ in range(4)], 0.1) == pytest.approx(4, rel=0.02)

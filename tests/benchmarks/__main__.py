@@ -95,6 +95,8 @@ def once(trial: Trial, client: str, job: Job) -> Figures:
         raise FailedError(f"{figures['mails']} mails sent, {server.counted['mails']} arrived")
     if job.rate:
         figures |= pace(server.counted["trace"], job.rate)
+    if job.latency:
+        figures["per_trip"] = per_trip(server.counted["ended"][job.warm :], job.latency)
     octets = Path(job.path).stat().st_size if job.path else job.size * job.mails
     return figures | {"units": job.mails * trial.unit, "octets": octets}
 
@@ -112,6 +114,11 @@ def pace(trace: list[tuple[float, int]], rate: float) -> Figures:
         worst = max(worst, totals[end - 1] - (totals[start - 1] if start else 0))
     mean = statistics.linear_regression(times, totals).slope
     return {"error": 100 * abs(mean / rate - 1), "worst": worst / rate}
+
+
+def per_trip(ended: list[float], latency: float) -> float:
+    """From when mails had arrived: how many in one round trip. The slope, since those of a window arrive together."""
+    return statistics.linear_regression(ended, range(len(ended))).slope * latency
 
 
 def measure(trial: Trial, *, quick: bool, large: Callable[[int], Path], tiny: bool = False) -> dict[str, Any]:

@@ -14,7 +14,6 @@ import shutil
 import smtplib
 import socket
 import ssl
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -84,9 +83,9 @@ class Meter:
     def begin(self) -> None:
         self._peak, self._cpu, self._began = _memory("VmHWM"), time.process_time(), time.perf_counter()
 
-    def end(self, mails: int, **more: float) -> Figures:
+    def end(self, mails: int) -> Figures:
         cpu, seconds = time.process_time() - self._cpu, time.perf_counter() - self._began
-        return {"cpu": cpu, "seconds": seconds, "growth": _memory("VmHWM") - self._peak, "mails": mails, **more}
+        return {"cpu": cpu, "seconds": seconds, "growth": _memory("VmHWM") - self._peak, "mails": mails}
 
 
 def _memory(what: str) -> int:
@@ -104,7 +103,7 @@ def _ours(job: Job, **options: Any) -> smtpkit.Client:
 
 async def send(job: Job) -> Figures:
     """``Client.send``, from as many tasks as there are sessions."""
-    meter, mail, to, ends = Meter(), job.mail, job.to, []
+    meter, mail, to = Meter(), job.mail, job.to
     async with _ours(job) as client:
         for _ in range(job.warm):
             await client.send(mail, SENDER, to)
@@ -112,33 +111,27 @@ async def send(job: Job) -> Figures:
         async def work() -> None:
             for _ in range(job.mails // job.sessions):
                 await client.send(mail, SENDER, to)
-                ends.append(time.perf_counter())
 
         meter.begin()
         await asyncio.gather(*(work() for _ in range(job.sessions)))
-        return meter.end(job.warm + len(ends), per_trip=_per_trip(job, ends))
+        return meter.end(job.warm + job.mails)
 
 
 async def send_many(job: Job) -> Figures:
     """``Client.send_many``; measured once the window is open."""
     if not hasattr(smtpkit.Client, "send_many"):
         raise NotThereError("not there")
-    meter, mail, ends = Meter(), job.mail, []
+    meter, mail, settled = Meter(), job.mail, 0
     async with _ours(job) as client:
         opened: Any = client
         messages = [(mail, SENDER, job.to)] * (job.warm + job.mails)
         async with opened.send_many(messages, window=job.window) as outcomes:
             async for outcome in outcomes:
                 assert outcome.error is None, outcome.error
-                ends.append(time.perf_counter())
-                if len(ends) == job.warm:
+                settled += 1
+                if settled == job.warm:
                     meter.begin()
-        return meter.end(len(ends), per_trip=_per_trip(job, ends[job.warm :]))
-
-
-def _per_trip(job: Job, ends: list[float]) -> float:
-    """Mails settled in the time of one round trip: the slope, since a window's settle together."""
-    return statistics.linear_regression(ends, range(len(ends))).slope * job.latency if job.latency else 0
+        return meter.end(settled)
 
 
 def send_sync(job: Job) -> Figures:

@@ -60,7 +60,7 @@ def _peer(name: str) -> str:
 def _trips(milliseconds: int) -> tuple[Trial, ...]:
     """How much goes in one round trip."""
     latency = milliseconds / 1000
-    server = {"latency": latency, "chunking": True}
+    server = {"latency": latency, "chunking": True, "trace": True}
     bulk = Job(window=WINDOW, latency=latency)
     return (
         Trial(

@@ -2,7 +2,8 @@
  *
  * sink EXTENSIONS [LATENCY [trace]]: EHLO keywords, comma between; microseconds until each batch of replies is sent.
  * It listens on a port of 127.0.0.1, prints it, and serves until its standard input ends, so it ends with its parent.
- * Then it prints one line of JSON: what it counted; with "trace" also when (seconds) how many octets of mail came.
+ * Then it prints one line of JSON: what it counted; with "trace" also when (seconds) how many octets of mail came, and
+ * when each mail had ended.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -31,6 +32,8 @@ struct session {
     unsigned long number; /* file descriptors are used again, numbers are not */
     enum mode mode;
     unsigned long long left; /* octets of this BDAT */
+    int last;                /* it ends the mail */
+    unsigned recipients;     /* of this transaction */
     size_t held;             /* octets of an unfinished line */
     char line[LINE], history[HISTORY];
     struct text replies;
@@ -48,13 +51,16 @@ static struct {
     unsigned long long sessions, mails, recipients, octets, batches;
 } counted;
 
+static const char NOBODY[] = "503 5.5.1 No recipients\r\n";
 static char buffer[HISTORY + PIECE], greeting[1024];
 static struct session *sessions;
 static struct batch *first, **last = &first;
 static long latency; /* microseconds */
 static int poller, timer, tracing;
-static struct { double at; size_t octets; } *trace;
-static size_t traced, trace_room;
+static struct trace {
+    struct { double at; size_t octets; } *entries;
+    size_t used, room;
+} trace, ended;
 
 static void fail(const char *what) {
     perror(what);
@@ -78,16 +84,26 @@ static void append(struct text *text, const char *octets, size_t size) {
 
 static void reply(struct session *session, const char *line) { append(&session->replies, line, strlen(line)); }
 
-static void arrived(size_t octets) {
-    counted.octets += octets;
-    if (!tracing || !octets) return;
-    if (traced == trace_room) {
-        trace_room = trace_room ? 2 * trace_room : 4096;
-        if (!(trace = realloc(trace, trace_room * sizeof *trace))) fail("realloc");
+static void note(struct trace *trace, size_t octets) {
+    if (!tracing) return;
+    if (trace->used == trace->room) {
+        trace->room = trace->room ? 2 * trace->room : 4096;
+        if (!(trace->entries = realloc(trace->entries, trace->room * sizeof *trace->entries))) fail("realloc");
     }
     struct timespec at = now();
-    trace[traced].at = at.tv_sec + at.tv_nsec / 1e9;
-    trace[traced++].octets = octets;
+    trace->entries[trace->used].at = at.tv_sec + at.tv_nsec / 1e9;
+    trace->entries[trace->used++].octets = octets;
+}
+
+static void arrived(size_t octets) {
+    counted.octets += octets;
+    if (octets) note(&trace, octets);
+}
+
+static void taken(struct session *session) {
+    counted.mails++;
+    session->recipients = 0;
+    note(&ended, 0);
 }
 
 static void watch(struct session *session, int blocked, int how) {
@@ -155,17 +171,21 @@ static void deliver(void) {
 
 static void command(struct session *session, char *line) {
     if (!strncasecmp(line, "MAIL", 4) || !strncasecmp(line, "RSET", 4) || !strncasecmp(line, "HELO", 4)) {
+        session->recipients = 0;
         reply(session, "250 2.0.0 Ok\r\n");
     } else if (!strncasecmp(line, "RCPT", 4)) {
         counted.recipients++;
+        session->recipients++;
         reply(session, "250 2.1.5 Ok\r\n");
+    } else if (!strncasecmp(line, "DATA", 4) && !session->recipients) {
+        reply(session, NOBODY);
     } else if (!strncasecmp(line, "DATA", 4)) {
         session->mode = DATA;
         reply(session, "354 Go on\r\n");
     } else if (!strncasecmp(line, "BDAT ", 5)) {
         char *rest;
         session->left = strtoull(line + 5, &rest, 10);
-        counted.mails += strcasestr(rest, "LAST") != NULL;
+        session->last = strcasestr(rest, "LAST") != NULL;
         session->mode = BDAT;
     } else if (!strncasecmp(line, "EHLO", 4)) {
         reply(session, greeting);
@@ -182,8 +202,8 @@ static char *mail_data(struct session *session, char *at, char *stop) {
     for (char *dot = at - 2; (dot = memchr(dot, '.', stop - dot)) && dot + 2 < stop; dot++) {
         if (dot[-2] == '\r' && dot[-1] == '\n' && dot[1] == '\r' && dot[2] == '\n') {
             session->mode = COMMAND;
-            counted.mails++;
             arrived(dot + 3 - at);
+            taken(session);
             reply(session, "250 2.0.0 Ok\r\n");
             return dot + 3;
         }
@@ -199,7 +219,8 @@ static char *chunk(struct session *session, char *at, char *stop) {
     arrived(size);
     if (!session->left) {
         session->mode = COMMAND;
-        reply(session, "250 2.0.0 Ok\r\n");
+        reply(session, session->recipients ? "250 2.0.0 Ok\r\n" : NOBODY);
+        if (session->recipients && session->last) taken(session);
     }
     return at + size;
 }
@@ -253,7 +274,10 @@ static void welcome(int listener, int most) {
 static void tell(void) {
     printf("{\"sessions\": %llu, \"mails\": %llu, \"recipients\": %llu, \"octets\": %llu, \"batches\": %llu, \"trace\": [",
            counted.sessions, counted.mails, counted.recipients, counted.octets, counted.batches);
-    for (size_t at = 0; at < traced; at++) printf("%s[%.6f, %zu]", at ? ", " : "", trace[at].at, trace[at].octets);
+    for (size_t at = 0; at < trace.used; at++)
+        printf("%s[%.6f, %zu]", at ? ", " : "", trace.entries[at].at, trace.entries[at].octets);
+    printf("], \"ended\": [");
+    for (size_t at = 0; at < ended.used; at++) printf("%s%.6f", at ? ", " : "", ended.entries[at].at);
     printf("]}\n");
 }
 

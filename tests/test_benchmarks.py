@@ -1,6 +1,7 @@
 """The benchmarks run: their figures are for reading, so nothing here is about time."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from tests.benchmarks.clients import CLIENTS
 from tests.benchmarks.rows import TRIALS
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the sink and the pinning are Linux's")
 @pytest.mark.timeout(180)
 def test_benchmarks_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Tiny counts through every kind of server: each row is measured, or says what is not there."""

@@ -157,9 +157,9 @@ def judge(trial: Trial, found: dict[str, Any]) -> Iterator[Row]:
 
 def _what(goal: Goal) -> str:
     """What a row compares, in words."""
-    kind = {"cpu": "CPU", "rate": "mails/s", "octets": "octets/s"}.get(goal.figure, goal.what or goal.ours)
-    many = f"{goal.ours}: " if goal.ours in {"a path", "an iterable"} else ""  # two of ours in one trial
-    return f"{many}{kind} against {goal.peer}" if goal.peer else f"{many}{kind}"
+    kinds = {"cpu": "CPU", "rate": "mails/s", "octets": "octets/s"}
+    what = goal.what or kinds.get(goal.figure, goal.ours)
+    return f"{what} against {goal.peer}" if goal.peer else what
 
 
 # --- showing ----------------------------------------------------------------------------------------------------------

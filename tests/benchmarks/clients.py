@@ -104,8 +104,9 @@ def _ours(job: Job, **options: Any) -> smtpkit.Client:
 async def send(job: Job) -> Figures:
     """``Client.send``, from as many tasks as there are sessions."""
     meter, mail, to = Meter(), job.mail, job.to
+    warm = max(job.warm, 1)  # what the first mail imports, the others have imported by now
     async with _ours(job) as client:
-        for _ in range(job.warm):
+        for _ in range(warm):
             await client.send(mail, SENDER, to)
 
         async def work() -> None:
@@ -114,7 +115,7 @@ async def send(job: Job) -> Figures:
 
         meter.begin()
         await asyncio.gather(*(work() for _ in range(job.sessions)))
-        return meter.end(job.warm + job.mails)
+        return meter.end(warm + job.mails // job.sessions * job.sessions)
 
 
 async def send_many(job: Job) -> Figures:

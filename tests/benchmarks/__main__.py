@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tests.benchmarks import servers
-from tests.benchmarks.clients import Figures, Job
+from tests.benchmarks.clients import NODEMAILER, Figures, Job
 from tests.benchmarks.rows import TRIALS, Goal, Trial, value
 from tests.benchmarks.servers import NotThereError, Server
 
@@ -179,6 +179,8 @@ def _versions() -> Iterator[str]:
             yield f"{package} {version(package)}"
         except PackageNotFoundError:
             yield f"no {package}"
+    installed = NODEMAILER.exists()
+    yield f"nodemailer {json.loads(NODEMAILER.read_text())['version'] if installed else '10, to be installed'}"
     for command, words in (("node", ["--version"]), ("curl", ["--version"]), ("postconf", ["-dh", "mail_version"])):
         program = shutil.which(command, path=f"{os.environ.get('PATH', '')}:/usr/sbin")
         if program is None:

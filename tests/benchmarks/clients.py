@@ -35,7 +35,9 @@ from tests.benchmarks.servers import NotThereError
 
 SENDER, HELLO, HOST = "ann@example.com", "client.example", "127.0.0.1"
 LIMIT = 300  # seconds for a command
-PIECE = 262_144
+PIECE = 65_536  # octets read from a large mail at a time: larger ones cost malloc more
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "smtpkit-benchmarks")
+NODEMAILER = CACHE / "node_modules/nodemailer/package.json"
 Figures = dict[str, float]
 
 
@@ -176,15 +178,15 @@ async def _now(mail: Prepared) -> Prepared:
     return mail
 
 
-def _pieces(path: str, size: int = PIECE) -> Iterator[bytes]:
+def _pieces(path: str) -> Iterator[bytes]:
     with Path(path).open("rb", buffering=0) as file:
-        while piece := file.read(size):
+        while piece := file.read(PIECE):
             yield piece
 
 
 async def large(job: Job) -> Figures:
     """An iterable, of which nothing is known."""
-    return await _large(job, _pieces(job.path, 65536))
+    return await _large(job, _pieces(job.path))
 
 
 async def large_path(job: Job) -> Figures:
@@ -307,7 +309,7 @@ def _raw(job: Job, stream: socket.socket, verb: bytes) -> Figures:
     """``sendall`` of what a file holds, within one transaction in lock-step."""
     meter, mark = Meter(), b""
     size = Path(job.path).stat().st_size
-    buffer = memoryview(bytearray(PIECE))
+    buffer = memoryview(bytearray(4 * PIECE))
     with stream, Path(job.path).open("rb", buffering=0) as file:
         stream.recv(4096)
         for line in (b"EHLO client.example", b"MAIL FROM:<ann@example.com>", b"RCPT TO:<bob@example.com>"):
@@ -407,15 +409,14 @@ def _file(octets: bytes) -> Iterator[str]:
 def nodemailer(job: Job) -> Figures:
     """A pool of its own; installed into a cache folder when it is first needed."""
     node, npm = _program("node"), _program("npm")
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "smtpkit-benchmarks")
-    if not (folder / "node_modules/nodemailer").exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        words = ["install", "--silent", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix", str(folder)]
+    if not NODEMAILER.exists():
+        CACHE.mkdir(parents=True, exist_ok=True)
+        words = ["install", "--silent", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix", str(CACHE)]
         if subprocess.run([npm, *words, "nodemailer@10"], check=False, timeout=LIMIT, capture_output=True).returncode:
             raise NotThereError("nodemailer cannot be installed")
     with _file(job.mail) as mail:
         script = Path(__file__).with_name("nodemailer.js")
-        words = [node, str(script), str(folder), str(job.port), str(job.mails), str(job.sessions), mail]
+        words = [node, str(script), str(CACHE), str(job.port), str(job.mails), str(job.sessions), mail]
         printed = subprocess.run(words, check=True, timeout=LIMIT, capture_output=True, text=True).stdout
     figures: Figures = json.loads(printed)
     return figures | {"mails": job.mails}

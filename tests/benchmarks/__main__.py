@@ -84,8 +84,12 @@ def once(trial: Trial, client: str, job: Job) -> Figures:
     core = cores[0] if trial.same_core else cores[-1]
     with _server(trial, cores[0]) as server:
         job = job._replace(port=server.port)
-        words = ["taskset", "-c", str(core), "timeout", str(LIMIT), sys.executable, "-m", "tests.benchmarks.clients"]
-        process = subprocess.run([*words, client, json.dumps(job._asdict())], capture_output=True, text=True)  # noqa: PLW1510
+        words = ["taskset", "-c", str(core), sys.executable, "-m", "tests.benchmarks.clients", client]
+        words.append(json.dumps(job._asdict()))
+        try:
+            process = subprocess.run(words, capture_output=True, text=True, timeout=LIMIT, check=False)
+        except subprocess.TimeoutExpired:
+            raise FailedError(f"not done after {LIMIT} s") from None
         if process.returncode:
             raise FailedError(process.stderr[-2000:] or f"ended with {process.returncode}")
         figures: Figures = json.loads(process.stdout)

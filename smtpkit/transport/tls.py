@@ -29,6 +29,23 @@ _NO_COMMON_VERSION = {
 _NOT_TLS = {"HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE", "WRONG_VERSION_NUMBER"}
 _WRONG_HOST = {62, 64}  # X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH
 
+# What to do about a certificate that does not verify, by X509_V_ERR_…
+_NO_AUTHORITY = "trust its authority by an ssl_context of your own, or this certificate alone by pins"
+_ADVICE = {
+    2: _NO_AUTHORITY,  # UNABLE_TO_GET_ISSUER_CERT
+    9: "check the clock of this machine",  # CERT_NOT_YET_VALID
+    10: "the server needs a new one; check the clock of this machine, too",  # CERT_HAS_EXPIRED
+    18: "if it is the right one, trust it by pins or by an ssl_context",  # DEPTH_ZERO_SELF_SIGNED_CERT
+    19: _NO_AUTHORITY,  # SELF_SIGNED_CERT_IN_CHAIN
+    20: _NO_AUTHORITY,  # UNABLE_TO_GET_ISSUER_CERT_LOCALLY
+    21: f"the server may leave out a certificate of its chain; else {_NO_AUTHORITY}",  # UNABLE_TO_VERIFY_LEAF_SIGNATURE
+}
+_BROKE_OFF = (
+    "broke the connection off during the TLS handshake; it may speak no TLS 1.2 or newer, "
+    "want a client's certificate, or be out of order"
+)
+_WRONG_HOST_ADVICE = "connect to a name that it is for, or say by tls_name which name the server has"
+
 
 @cache
 def default_context(verify: bool) -> ssl.SSLContext:  # noqa: FBT001 - a cache key; there are these two
@@ -38,6 +55,8 @@ def default_context(verify: bool) -> ssl.SSLContext:  # noqa: FBT001 - a cache k
     """
     context = ssl.create_default_context()
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
+    context.hostname_checks_common_name = False  # a name is a subjectAltName (RFC 9525 section 2)
     if not verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
@@ -68,7 +87,7 @@ async def secure(stream: Stream, context: ssl.SSLContext, server_name: str | Non
             await secured.flush()  # the alert: the server's log can tell what was wrong
         raise TLSError(_explanation(error, peer)) from error
     except ChannelLost as error:
-        raise TLSError(f"{peer} broke the connection off during the TLS handshake: {error}") from error
+        raise TLSError(f"{peer} {_BROKE_OFF}: {error}") from error
     return secured
 
 
@@ -283,12 +302,16 @@ def _explanation(error: ssl.SSLError, peer: str) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         reason = error.verify_message.rstrip(".")
         if error.verify_code in _WRONG_HOST:
-            return f"The certificate that was shown is not for {peer}: {reason}."
-        return f"The certificate of {peer} cannot be trusted: {reason}."
+            return f"The certificate that was shown is not for {peer}: {reason}; {_WRONG_HOST_ADVICE}."
+        advice = _ADVICE.get(error.verify_code, "ask whoever runs the server")
+        return f"The certificate of {peer} cannot be trusted: {reason}; {advice}."
     if isinstance(error, ssl.SSLEOFError):
-        return f"{peer} broke the connection off during the TLS handshake."
+        return f"{peer} {_BROKE_OFF}."
     if error.reason in _NO_COMMON_VERSION:
-        return f"{peer} and this side have no version of TLS in common: {_reason(error)}."
+        return (
+            f"{peer} and this side have no version of TLS in common: {_reason(error)}; "
+            "the server must learn TLS 1.2 or newer."
+        )
     if error.reason in _NOT_TLS:
         return f"{peer} does not speak TLS here; check the port, and whether TLS begins at once or after STARTTLS."
     return f"The TLS handshake with {peer} failed: {_reason(error)}."

@@ -1,6 +1,7 @@
-"""Threats to TLS, row by row (T1-T9): what was said in clear is looked at, and no login, mail or secret is in it."""
+"""Threats to TLS, row by row (T1-T12): what was said in clear is looked at, and no login, mail or secret is in it."""
 
 import datetime as dt
+import select
 import socket
 import ssl
 from collections.abc import Callable
@@ -18,15 +19,18 @@ from smtpkit.errors import (
     ProtocolViolation,
     Refused,
     SMTPError,
+    TimedOut,
     TLSError,
     UsageError,
 )
 from smtpkit.options import OptionKeywords, TLSMode
 from smtpkit.testing import Fault, Script, Server
 from smtpkit.testing import Session as Seen
+from smtpkit.transport.tls import default_context, secure
 from tests.hostile import forms
 from tests.memory import Talk
-from tests.peers import peer
+from tests.peers import Behaviour, peer, silence
+from tests.streams import MemoryStream, run
 
 MAIL = b"From: ann@example.com\r\nTo: bob@example.com\r\n\r\nhello\r\n"
 SECRET = "correct horse/battery+staple"
@@ -430,3 +434,69 @@ def test_t9_end_behind_a_whole_reply(send: Any, kind: Any) -> None:
     with Server(script) as server:
         outcome = send(server.url, {"ssl_context": server.client_context(), "timeout": 5.0, "hello": "client.example"})
     assert outcome.accepted == ("bob@example.com",)
+
+
+def hello_of_client(octets: bytes) -> tuple[bytes, dict[int, bytes]]:
+    """The compression methods and the extensions of a ClientHello (RFC 8446 section 4.1.2)."""
+    assert octets[0] == 0x16, "a handshake record"
+    assert octets[5] == 1, "a ClientHello"
+    at = 5 + 4 + 2 + 32
+    at += 1 + octets[at]  # the session
+    at += 2 + int.from_bytes(octets[at : at + 2])  # the cipher suites
+    methods = octets[at + 1 : at + 1 + octets[at]]
+    at += 1 + octets[at] + 2
+    extensions: dict[int, bytes] = {}
+    while at < len(octets):
+        kind, size = int.from_bytes(octets[at : at + 2]), int.from_bytes(octets[at + 2 : at + 4])
+        extensions[kind] = octets[at + 4 : at + 4 + size]
+        at += 4 + size
+    return methods, extensions
+
+
+EARLY_DATA, NULL = 42, b"\0"
+
+
+@pytest.mark.parametrize("verify", [True, False])
+def test_t10_neither_renegotiation_nor_compression_nor_early_data(*, verify: bool) -> None:
+    """Our contexts rule out compression and renegotiation, and what the client says first offers neither, nor 0-RTT."""
+    context = default_context(verify)
+    assert context.options & ssl.OP_NO_COMPRESSION
+    assert context.options & ssl.OP_NO_RENEGOTIATION
+    stream = MemoryStream(lambda octets: b"")
+    stream.deadline = stream.clock + 1
+    with pytest.raises(TimeoutError):
+        run(secure(stream, context, "localhost"))
+    methods, extensions = hello_of_client(bytes(stream.sent))
+    assert methods == NULL
+    assert EARLY_DATA not in extensions
+    assert extensions[0].endswith(b"localhost")  # so that what was looked at are the extensions
+
+
+def drip(connection: socket.socket) -> None:
+    """A handshake record that never ends, an octet at a time."""
+    connection.sendall(b"\x16\x03\x03\x40\x00\x02\x00\x3f\xfc")
+    while not select.select([connection], [], [], 0.02)[0] or connection.recv(65536):
+        connection.sendall(b"\0")
+
+
+@every_world
+@pytest.mark.parametrize("mode", ["required", "implicit"])
+@pytest.mark.parametrize("behaviour", [silence, drip], ids=["hangs", "drips"])
+def test_t12_handshake_that_does_not_end(send: Any, behaviour: Behaviour, mode: TLSMode) -> None:
+    """A handshake that hangs, or drips and so never is silent, ends with the connect limit, nothing told."""
+    heard = bytearray()
+
+    def serve(connection: socket.socket) -> None:
+        if mode == "required":
+            for said in (b"220 here\r\n", b"250-here\r\n250-AUTH PLAIN\r\n250 STARTTLS\r\n", b"220 go\r\n"):
+                connection.sendall(said)
+                heard.extend(connection.recv(65536))
+        behaviour(connection)
+
+    options: OptionKeywords = {**LOGIN, "tls": mode, "connect": 0.3}
+    with peer(serve) as port, pytest.raises(TimedOut) as caught:
+        send(f"smtp://localhost:{port}", options)
+    assert caught.value.limit == "connect"
+    clear = bytes(heard)
+    assert not any(word in clear for word in (b"AUTH", b"MAIL", SECRET.encode()))
+    assert (b"STARTTLS" in clear) == (mode == "required")

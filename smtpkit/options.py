@@ -79,6 +79,7 @@ _MECHANISM = re.compile(r"[A-Za-z0-9_-]{1,20}")  # RFC 4422 section 3.1
 _WITHOUT_SECRET = {"EXTERNAL", "ANONYMOUS", "GSSAPI"}  # mechanisms that need neither password nor token
 _FIELD = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[ \t!-~]*")  # RFC 9112 section 5
 _NUMBER = re.compile(r"\d{1,15}(?:\.\d{1,15})?", re.ASCII)
+_PIN = re.compile(r"(?:cert|key)-sha256:[0-9a-f]{64}")
 _FACTORS = {"k": 1e3, "m": 1e6, "g": 1e9}
 
 
@@ -159,6 +160,10 @@ def _is_proxy(value: object) -> bool:
     return isinstance(value, Proxy) or value == "system"
 
 
+def _is_pins(value: object) -> bool:
+    return isinstance(value, tuple) and all(isinstance(one, str) and _PIN.fullmatch(one) for one in value)
+
+
 def _is_field_lines(value: object) -> bool:
     return isinstance(value, tuple) and all(isinstance(line, str) and _FIELD.fullmatch(line) for line in value)
 
@@ -206,6 +211,10 @@ def _read_proxy(text: str) -> "Proxy | Literal['system']":
     return "system" if text == "system" else Proxy.of(text)
 
 
+def _read_pins(text: str) -> tuple[str, ...]:
+    return tuple(text.split(","))
+
+
 def _choice(literal: object) -> Kind:
     choices = get_args(literal)
     return Kind("one of " + ", ".join(choices), lambda value: isinstance(value, str) and value in choices, str)
@@ -226,6 +235,12 @@ _SASL = Kind("the name of a SASL mechanism, such as PLAIN", _is_mechanism, str)
 _SECRET = Kind(_NAME.wanted, _is_secret, secret=True)
 _TOKEN = Kind(f"{_NAME.wanted}, or a function that returns one", _is_token, secret=True)
 _CONTEXT = Kind("an ssl.SSLContext", _is_context)
+_PINS = Kind(
+    "cert-sha256: or key-sha256: and 64 hexadecimal digits in lower case, or a tuple of such texts (in a URL with "
+    "commas)",
+    _is_pins,
+    _read_pins,
+)
 _FIELDS = Kind(
     'a tuple of header lines in ASCII, each "Name: value" without its line end', _is_field_lines, secret=True
 )
@@ -406,6 +421,9 @@ class Options:
     )
     ssl_context: "SSLContext | None" = field(default=None, metadata=_row(_CONTEXT, "instead of the system's trust"))
     tls_name: str | None = field(default=None, metadata=_row(_HOST, "the certificate's name, if not the host"))
+    pins: tuple[str, ...] = field(
+        default=(), metadata=_row(_PINS, "trust just these certificates or keys, whoever issued them to whatever name")
+    )
     allow_plaintext_auth: bool = field(default=False, metadata=_row(_FLAG, "let a login go unencrypted or unverified"))
     hello: str | None = field(default=None, metadata=_row(_HELLO, "the name for EHLO"))
     rate: float | None = field(
@@ -453,6 +471,10 @@ class Options:
             raise UsageError("TLS over a unix socket needs tls_name, the name in the server's certificate")
         if self.tls == "none" and (self.ssl_context is not None or self.tls_name is not None):
             raise UsageError("ssl_context and tls_name mean nothing with tls='none'; say tls='required'")
+        if self.pins and self.tls in {"none", "opportunistic"}:
+            raise UsageError(f"pins mean nothing with tls={self.tls!r}, which may do without TLS; say tls='required'")
+        if self.pins and self.ssl_context is not None:
+            raise UsageError("pins and ssl_context exclude each other: a pin is all the trust there is")
         if self.binary and self.chunking == "never":
             raise UsageError("binary=True needs BDAT, which chunking='never' rules out; leave one of them out")
         if self.credentials and self.tls in {"none", "opportunistic"} and not self.allow_plaintext_auth:
@@ -486,6 +508,8 @@ class Options:
                 values[name] = Secret(secret)
         if isinstance(proxy := values.get("proxy"), str):
             values["proxy"] = _read_proxy(proxy)
+        if isinstance(pins := values.get("pins"), str):
+            values["pins"] = (pins,)
         limits = Limits(**_take(Limits, values))
         login = _take(Credentials, values)
         credentials = Credentials(**login) if any(value is not None for value in login.values()) else None
@@ -497,7 +521,7 @@ class Options:
         """All that makes two sessions differ; hashable. An SSL context counts by identity."""
         return (
             *(self.host, self.port, self.path, self.lmtp, self.credentials),
-            *(self.tls, self.ssl_context, self.tls_name, self.allow_plaintext_auth),
+            *(self.tls, self.ssl_context, self.tls_name, self.pins, self.allow_plaintext_auth),
             *(self.hello, self.extensions, self.reply_line),
             *(self.local_address, self.local_port, self.family, self.socket_options, self.proxy),
         )
@@ -531,6 +555,7 @@ class OptionKeywords(TypedDict, total=False):
     tls: TLSMode
     ssl_context: "SSLContext | None"
     tls_name: str | None
+    pins: str | tuple[str, ...]
     allow_plaintext_auth: bool
     hello: str | None
     rate: float | None

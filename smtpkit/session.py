@@ -66,8 +66,8 @@ class Report:
     """What a server showed when a session was opened: a value to print, to compare or to keep.
 
     ``times`` maps each stage (connect, greeting, hello, tls, authentication) to the seconds it took. ``extensions``
-    maps each EHLO keyword to its argument text. ``certificate`` is the verified one, as ``SSLSocket.getpeercert`` has
-    it.
+    maps each EHLO keyword to its argument text. ``certificate`` is the one whose chain was verified, as
+    ``SSLSocket.getpeercert`` has it. ``pins`` are any certificate and its key, as the option ``pins`` takes them.
     """
 
     server: str
@@ -78,6 +78,7 @@ class Report:
     cipher: str | None
     verified: bool
     certificate: Mapping[str, Any] | None
+    pins: tuple[str, ...]
     mechanisms: tuple[str, ...]
     mechanism: str | None
     times: Mapping[str, float]
@@ -203,11 +204,11 @@ class Session:
         from smtpkit.transport import tls
 
         options = self.options
-        verify = options.tls != "opportunistic"
+        verify = options.tls != "opportunistic" and not options.pins
         context = options.ssl_context
         if context is None:  # loading the system's certificates takes some 20 ms
             context = await stream.run(partial(tls.default_context, verify=verify))
-        secured = await tls.secure(stream, context, options.tls_name or options.host)
+        secured = await tls.secure(stream, context, options.tls_name or options.host, pins=options.pins)
         self._lap(secured, "tls")
         self.tell(Secured, version=secured.version, cipher=secured.cipher, verified=secured.verified)
         return secured
@@ -302,6 +303,7 @@ class Session:
             cipher=getattr(stream, "cipher", None),
             verified=getattr(stream, "verified", False),
             certificate=getattr(stream, "certificate", None),
+            pins=getattr(stream, "pins", ()),
             mechanisms=self.offered.mechanisms,
             mechanism=self.mechanism,
             times=dict(self.times),

@@ -9,7 +9,7 @@ from functools import cache
 from typing import Any, TypeVar
 
 from smtpkit.errors import ChannelLost, TLSError
-from smtpkit.transport.certificate import end_point
+from smtpkit.transport.certificate import end_point, pins_of
 from smtpkit.transport.connect import ascii_host
 from smtpkit.transport.stream import RawSocket, Stream
 
@@ -63,11 +63,14 @@ def default_context(verify: bool) -> ssl.SSLContext:  # noqa: FBT001 - a cache k
     return context
 
 
-async def secure(stream: Stream, context: ssl.SSLContext, server_name: str | None) -> "SecureStream":
+async def secure(
+    stream: Stream, context: ssl.SSLContext, server_name: str | None, *, pins: tuple[str, ...] = ()
+) -> "SecureStream":
     """Do the handshake, under the stream's deadline, and return the stream to use from now on.
 
     ``server_name`` is the name or IP address that the caller gave: it is sent (SNI), and the certificate must be for
-    it. None where there is none (a unix socket): then the context must not check it. What is still at hand of the
+    it. None where there is none (a unix socket): then the context must not check it. With ``pins`` the certificate, or
+    its key, must be one of them (``pins_of``); the context should then check nothing. What is still at hand of the
     plain stream would be taken for TLS: see to it before. Raises TLSError, TimeoutError; the stream is then of no use.
     """
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -88,6 +91,13 @@ async def secure(stream: Stream, context: ssl.SSLContext, server_name: str | Non
         raise TLSError(_explanation(error, peer)) from error
     except ChannelLost as error:
         raise TLSError(f"{peer} {_BROKE_OFF}: {error}") from error
+    if pins:
+        if set(secured.pins).isdisjoint(pins):
+            raise TLSError(
+                f"{peer} is not pinned: it shows {' with '.join(secured.pins)}; "
+                "if it has a new certificate, make sure that this is it, and put one of the two in pins."
+            )
+        secured.verified = True
     return secured
 
 
@@ -107,6 +117,7 @@ class SecureStream:
         self._incoming = incoming
         self._outgoing = outgoing
         self._ended = False
+        self.verified = tls.context.verify_mode is ssl.CERT_REQUIRED  # the peer is known to be who it should be
         self._cut = False  # within a record: nothing that follows could be read
 
     @property
@@ -133,11 +144,6 @@ class SecureStream:
         return cipher[0] if cipher else ""
 
     @property
-    def verified(self) -> bool:
-        """Whether the peer's certificate was checked, and its name too where the context says so."""
-        return self._tls.context.verify_mode is ssl.CERT_REQUIRED
-
-    @property
     def certificate(self) -> dict[str, Any] | None:
         """The peer's certificate as ssl.SSLSocket.getpeercert tells it; None if it was not verified."""
         return self._tls.getpeercert() or None
@@ -145,6 +151,12 @@ class SecureStream:
     def certificate_der(self) -> bytes | None:
         """The peer's certificate as it was sent, verified or not."""
         return self._tls.getpeercert(binary_form=True)
+
+    @property
+    def pins(self) -> tuple[str, ...]:
+        """The peer's certificate and its key as the option ``pins`` takes them, verified or not."""
+        certificate = self.certificate_der()
+        return () if certificate is None else pins_of(certificate)
 
     def channel_binding(self, kind: str) -> bytes | None:
         """What ties a login to this TLS: "tls-server-end-point" (RFC 5929), or "tls-exporter" (RFC 9266).

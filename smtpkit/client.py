@@ -18,7 +18,7 @@ from smtpkit.pool import Pool, Request
 from smtpkit.protocol import procedures
 from smtpkit.protocol.reply import Reply
 from smtpkit.protocol.steps import Procedure
-from smtpkit.session import Report, Session, World, deliver, members
+from smtpkit.session import Known, Report, Session, World, deliver, members
 from smtpkit.throttle import Throttle
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Client:
         self._throttle = Throttle(rate, time.monotonic()) if rate else None
         self._pool: Pool[Session] = Pool(self.options.connections)
         self._opened = 0
-        self._seen_tls: set[str] = set()
+        self._known = Known()
         self._home: object = None  # the event loop our sessions belong to
         self._closed = False
 
@@ -197,7 +197,7 @@ class Client:
         self._check_open()  # whoever waited may come to open one after aclose()
         self._opened += 1
         session = Session(self.options, self._opened, self._observers, self._throttle)
-        await session.open(World(connect, run_in_worker, time.monotonic), until, self._seen_tls)
+        await session.open(World(connect, run_in_worker, time.monotonic), until, self._known)
         if self._closed:  # meanwhile; aclose() knows nothing of a session that is being opened
             session.abort("the client was closed")
             self._check_open()

@@ -66,6 +66,26 @@ class Secret:
         return Secret, (self._text,)
 
 
+@dataclass(frozen=True, slots=True)
+class Untrusted:
+    """A certificate that does not verify, for ``on_untrusted`` to decide on.
+
+    ``reason`` is why, in OpenSSL's words, and ``code`` its number (X509_V_ERR_…); it is that of an earlier connection,
+    so decide on the certificate: who is on the way can make any reason come true. ``pins`` are the SHA-256 of the
+    certificate and of its key, as the option ``pins`` takes them; ``der`` is the certificate itself, ``address`` that
+    of who shows it.
+    """
+
+    server_name: str
+    reason: str
+    code: int
+    pins: tuple[str, ...]
+    der: bytes = field(repr=False)
+    address: str
+    tls_version: str
+    cipher: str
+
+
 Token = str | Secret | Callable[[], str | Awaitable[str]]  # a function is asked for a fresh one at each login
 
 
@@ -164,6 +184,12 @@ def _is_pins(value: object) -> bool:
     return isinstance(value, tuple) and all(isinstance(one, str) and _PIN.fullmatch(one) for one in value)
 
 
+def _is_policy(value: object) -> bool:
+    from inspect import iscoroutinefunction
+
+    return callable(value) and not iscoroutinefunction(value) and not iscoroutinefunction(type(value).__call__)
+
+
 def _is_field_lines(value: object) -> bool:
     return isinstance(value, tuple) and all(isinstance(line, str) and _FIELD.fullmatch(line) for line in value)
 
@@ -241,6 +267,7 @@ _PINS = Kind(
     _is_pins,
     _read_pins,
 )
+_POLICY = Kind("a plain function (not async) that is given an Untrusted and returns True or False", _is_policy)
 _FIELDS = Kind(
     'a tuple of header lines in ASCII, each "Name: value" without its line end', _is_field_lines, secret=True
 )
@@ -424,6 +451,9 @@ class Options:
     pins: tuple[str, ...] = field(
         default=(), metadata=_row(_PINS, "trust just these certificates or keys, whoever issued them to whatever name")
     )
+    on_untrusted: Callable[[Untrusted], bool] | None = field(
+        default=None, metadata=_row(_POLICY, "decides whether a certificate that does not verify is taken all the same")
+    )
     allow_plaintext_auth: bool = field(default=False, metadata=_row(_FLAG, "let a login go unencrypted or unverified"))
     hello: str | None = field(default=None, metadata=_row(_HELLO, "the name for EHLO"))
     rate: float | None = field(
@@ -473,8 +503,10 @@ class Options:
             raise UsageError("ssl_context and tls_name mean nothing with tls='none'; say tls='required'")
         if self.pins and self.tls in {"none", "opportunistic"}:
             raise UsageError(f"pins mean nothing with tls={self.tls!r}, which may do without TLS; say tls='required'")
-        if self.pins and self.ssl_context is not None:
-            raise UsageError("pins and ssl_context exclude each other: a pin is all the trust there is")
+        if self.on_untrusted is not None and self.tls in {"none", "opportunistic"}:
+            raise UsageError(f"on_untrusted means nothing with tls={self.tls!r}, which verifies nobody")
+        if [bool(self.pins), self.on_untrusted is not None, self.ssl_context is not None].count(True) > 1:
+            raise UsageError("pins, on_untrusted and ssl_context exclude each other: each says whom to trust")
         if self.binary and self.chunking == "never":
             raise UsageError("binary=True needs BDAT, which chunking='never' rules out; leave one of them out")
         if self.credentials and self.tls in {"none", "opportunistic"} and not self.allow_plaintext_auth:
@@ -521,7 +553,7 @@ class Options:
         """All that makes two sessions differ; hashable. An SSL context counts by identity."""
         return (
             *(self.host, self.port, self.path, self.lmtp, self.credentials),
-            *(self.tls, self.ssl_context, self.tls_name, self.pins, self.allow_plaintext_auth),
+            *(self.tls, self.ssl_context, self.tls_name, self.pins, self.on_untrusted, self.allow_plaintext_auth),
             *(self.hello, self.extensions, self.reply_line),
             *(self.local_address, self.local_port, self.family, self.socket_options, self.proxy),
         )
@@ -556,6 +588,7 @@ class OptionKeywords(TypedDict, total=False):
     ssl_context: "SSLContext | None"
     tls_name: str | None
     pins: str | tuple[str, ...]
+    on_untrusted: Callable[[Untrusted], bool] | None
     allow_plaintext_auth: bool
     hello: str | None
     rate: float | None

@@ -6,9 +6,10 @@ Everything here awaits only a stream, so it runs alike on asyncio, on trio and i
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from math import inf
+from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from smtpkit.channel import Channel, Started
@@ -35,7 +36,7 @@ from smtpkit.events import (
     Settled,
 )
 from smtpkit.observers import Observers
-from smtpkit.options import PARAMETERS, Credentials, Options, Secret, Token
+from smtpkit.options import PARAMETERS, Credentials, Options, Secret, Token, Untrusted
 from smtpkit.protocol import procedures
 from smtpkit.protocol.command import Verb
 from smtpkit.protocol.extension import NOTHING, Extensions
@@ -49,6 +50,7 @@ from smtpkit.transport.stream import Stream
 if TYPE_CHECKING:
     from smtpkit.message.message import Prepared
     from smtpkit.transport.connect import Target
+    from smtpkit.transport.tls import SecureStream
 
 T = TypeVar("T")
 
@@ -57,8 +59,21 @@ class World(NamedTuple):
     """How the caller waits: how a stream comes about, and where blocking work runs before there is one."""
 
     connect: Callable[["Target", float | None], Awaitable[Stream]]
-    run: Callable[[Callable[[], Any]], Awaitable[Any]]
+    run: Callable[..., Awaitable[Any]]  # of a function, and perhaps a deadline on ``now()``'s clock
     now: Callable[[], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What a client has come to know of its servers, for all its sessions.
+
+    ``offered_tls``: who has offered STARTTLS. ``decided``: what ``on_untrusted`` said to a certificate in DER; it is
+    asked under ``deciding``, by one session at a time.
+    """
+
+    offered_tls: set[str] = field(default_factory=set)
+    decided: dict[bytes, bool] = field(default_factory=dict)
+    deciding: Lock = field(default_factory=Lock)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,12 +119,15 @@ class Session:
         self._mark = 0.0
         self._fresh: str | None = None  # the token got after the first was refused
         self._again = False  # it was tried over a connection of its own
+        self._world: World
+        self._known: Known
+        self._connect_by = inf
+        self._untrusted: TLSError | None = None  # the certificate of the first connection did not verify
 
-    async def open(self, world: World, until: float | None, seen_tls: set[str]) -> "Session":
+    async def open(self, world: World, until: float | None, known: Known) -> "Session":
         """Connect, and lead the session to where mail can be sent: greeting, EHLO, TLS, AUTH, as the options ask.
 
-        ``seen_tls`` holds the servers that have offered STARTTLS to this client. Raises SMTPError, and leaves nothing
-        open.
+        ``known`` is shared by the sessions of a client. Raises SMTPError, and leaves nothing open.
         """
         from smtpkit.transport.connect import Target
 
@@ -118,8 +136,9 @@ class Session:
             *(options.host, options.port, options.path, options.local_address, options.local_port),
             *(options.family, options.socket_options),
         )
-        self._mark = world.now()
-        limit, name = self._mark + options.limits.connect, "connect"
+        self._world, self._known, self._mark = world, known, world.now()
+        self._connect_by = min(self._connect_by, self._mark + options.limits.connect)
+        limit, name = self._connect_by, "connect"
         if until is not None and until < limit:
             limit, name = until, "total"
         stream: Stream | None = None
@@ -147,7 +166,7 @@ class Session:
                 stream = self.channel.stream = await self._secure(stream)
                 self.channel.secured = True
             self.channel.outer = (limit, name)
-            await self._introduce(seen_tls)
+            await self._introduce()
             self.channel.outer = (until, "total") if until is not None else None
             if options.credentials is not None:
                 await self._authenticate(options.credentials)
@@ -158,15 +177,28 @@ class Session:
                 self.abort(type(error).__name__)
             if isinstance(error, TimeoutError) and not isinstance(error, SMTPError):
                 raise TimedOut(f"{options.shown}: the {name} limit ran out", limit=name) from error
-            if self._fresh is None or self._again or not isinstance(error, ChannelLost | ServiceClosing):
+            if not self._worth_another(error):
                 raise
         else:
             return self
-        # The server left after it had refused a token, so that the fresh one could not be tried.
-        self._again, self._closed = True, False
-        return await self.open(world, until, seen_tls)
+        self._closed, self.times = False, {}
+        return await self.open(world, until, known)
 
-    async def _introduce(self, seen_tls: set[str]) -> None:
+    def _worth_another(self, error: BaseException) -> bool:
+        """Is there something to be had by another connection that the one which ended so could not give?"""
+        if isinstance(error, TLSError) and self.options.on_untrusted and self._untrusted is None:
+            from ssl import SSLCertVerificationError
+
+            if isinstance(error.__cause__, SSLCertVerificationError):
+                self._untrusted = error
+                return True
+        # The server left after it had refused a token, so that the fresh one could not be tried.
+        if self._fresh is None or self._again or not isinstance(error, ChannelLost | ServiceClosing):
+            return False
+        self._again, self._connect_by, self._untrusted = True, inf, None
+        return True
+
+    async def _introduce(self) -> None:
         """Greeting, EHLO, and STARTTLS where the options want it."""
         options, channel = self.options, self.channel
         where = f"{options.host}:{options.port}{options.path or ''}"
@@ -184,14 +216,14 @@ class Session:
             return
         refusal = "the server does not offer STARTTLS"
         if "STARTTLS" in self.offered:
-            seen_tls.add(where)
+            self._known.offered_tls.add(where)
             reply = await channel.perform(procedures.secure())
             if channel.secured:
                 self.offered = NOTHING  # what was said in clear may have been said by anybody (RFC 3207 section 4.2)
                 self.offered = await channel.perform(procedures.hello(name, lmtp=options.lmtp, fall_back=False))
                 return
             refusal = f"STARTTLS was refused: {reply}"
-        if where in seen_tls:
+        if where in self._known.offered_tls:
             self.tell(SecurityMissing, server=options.shown)
         if options.tls == "required":
             raise TLSError(
@@ -204,14 +236,48 @@ class Session:
         from smtpkit.transport import tls
 
         options = self.options
-        verify = options.tls != "opportunistic" and not options.pins
+        verify = options.tls != "opportunistic" and not options.pins and self._untrusted is None
         context = options.ssl_context
         if context is None:  # loading the system's certificates takes some 20 ms
             context = await stream.run(partial(tls.default_context, verify=verify))
         secured = await tls.secure(stream, context, options.tls_name or options.host, pins=options.pins)
+        if self._untrusted is not None:
+            secured.verified = await self._decide(secured, self._untrusted)
         self._lap(secured, "tls")
         self.tell(Secured, version=secured.version, cipher=secured.cipher, verified=secured.verified)
         return secured
+
+    async def _decide(self, secured: "SecureStream", refusal: TLSError) -> bool:
+        """Ask whether a certificate that does not verify is taken, and go on with the one who showed it, or raise.
+
+        Python cannot ask within a handshake. So the first connection was given up, and on this one nothing is verified
+        and nothing was said within TLS yet: it waits for the answer about the very certificate that it has.
+        """
+        der, policy = secured.certificate_der() or b"", self.options.on_untrusted
+        cause: Any = refusal.__cause__
+        question = Untrusted(
+            server_name=self.options.tls_name or self.options.host,
+            reason=cause.verify_message,
+            code=cause.verify_code,
+            pins=secured.pins,
+            der=der,
+            address=secured.peer,
+            tls_version=secured.version,
+            cipher=secured.cipher,
+        )
+
+        def ask() -> bool:
+            with self._known.deciding:
+                if der not in self._known.decided:
+                    answer: object = policy(question) if policy else False
+                    if not isinstance(answer, bool):
+                        raise UsageError(f"on_untrusted must return True or False, not {type(answer).__name__}")
+                    self._known.decided[der] = answer
+                return self._known.decided[der]
+
+        if not await self._world.run(ask, secured.deadline):
+            raise TLSError(f"{refusal} on_untrusted does not accept {question.pins[0]}.") from cause
+        return True
 
     async def _authenticate(self, credentials: Credentials) -> None:
         """Log in by the best mechanism; the next is tried only where the server does not support one after all."""

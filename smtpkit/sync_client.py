@@ -18,7 +18,7 @@ from smtpkit.options import OptionKeywords, Options
 from smtpkit.protocol import procedures
 from smtpkit.protocol.reply import Reply
 from smtpkit.protocol.steps import Procedure
-from smtpkit.session import Report, Session, World, deliver, members
+from smtpkit.session import Known, Report, Session, World, deliver, members
 from smtpkit.throttle import Throttle
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class SyncClient:
         self._turn: int | None = None  # the thread whose turn it is
         self._session: Session | None = None
         self._opened = 0
-        self._seen_tls: set[str] = set()
+        self._known = Known()
         self._process = os.getpid()
         self._closed = False
 
@@ -203,4 +203,4 @@ class SyncClient:
             raise UsageError("the client is closed; make a new one")
         self._opened += 1
         session = Session(self.options, self._opened, self._observers, self._throttle)
-        return await session.open(World(connect_blocking, run_inline, time.monotonic), until, self._seen_tls)
+        return await session.open(World(connect_blocking, run_inline, time.monotonic), until, self._known)

@@ -25,6 +25,11 @@ def refused(url: str | None, **keywords: Any) -> str:
     return str(caught.value)
 
 
+async def asynchronous(_: object) -> bool:
+    """A policy that cannot be one."""
+    return True
+
+
 # Where to, and TLS.
 
 
@@ -290,11 +295,15 @@ def test_refused_urls(url: str, says: str) -> None:
         ({"tls": ["none"]}, "tls must be one of"),
         ({"ssl_context": True}, "ssl_context must be an ssl.SSLContext"),
         ({"pins": None}, "pins must be"),
+        ({"on_untrusted": True}, "on_untrusted must be a plain function (not async)"),
+        ({"on_untrusted": asynchronous, "tls": "required"}, "not async"),
+        ({"on_untrusted": bool}, "on_untrusted means nothing with tls='opportunistic'"),
+        ({"on_untrusted": bool, "pins": "key-sha256:" + 64 * "0", "tls": "implicit"}, "exclude each other"),
         ({"pins": ["key-sha256:" + 64 * "0"], "tls": "required"}, "pins must be"),
         ({"pins": "key-sha256:" + 64 * "0", "tls": "none"}, "pins mean nothing with tls='none'"),
         (
             {"pins": "key-sha256:" + 64 * "0", "tls": "required", "ssl_context": ssl.create_default_context()},
-            "pins and ssl_context exclude each other",
+            "pins, on_untrusted and ssl_context exclude each other",
         ),
         ({"local_address": 1}, "local_address must be"),
         ({"hello": 1}, "hello must be"),

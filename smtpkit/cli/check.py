@@ -113,7 +113,7 @@ def _tls(report: Report, screen: Screen, now: float) -> Iterator[str]:
     if not report.verified:
         yield _row(screen, "certificate", "not verified: it may be anybody who answers")
     elif not report.certificate:
-        yield _row(screen, "certificate", "one that is pinned")
+        yield _row(screen, "certificate", "trusted for itself, whoever issued it")
     else:
         yield from _verified(report.certificate, screen, now)
     yield from (f"  {pin}" for pin in report.pins[:1])  # in one line, to be copied into pins

@@ -84,7 +84,7 @@ def test_report() -> None:
     [
         ({"tls_version": None, "cipher": None}, "none: what is said can be read on its way"),
         ({"verified": False, "certificate": None}, "not verified: it may be anybody who answers"),
-        ({"certificate": None}, "one that is pinned\n  cert-sha256:0123"),
+        ({"certificate": None}, "trusted for itself, whoever issued it\n  cert-sha256:0123"),
         ({"mechanism": None, "mechanisms": ()}, "not tried: the url has no user\n              offered: none"),
         ({"extensions": {}}, "extensions\n    none"),
         ({"certificate": {"notAfter": CERTIFICATE["notAfter"]}}, "certificate no name\n"),

@@ -68,11 +68,13 @@ class Client:
         recipients: str | Iterable[str] | None = None,
         *,
         dsn: "DSN | None" = None,
+        require_tls: bool = False,
     ) -> Outcome:
         """Send one mail; return once the server has answered for it.
 
         ``sender`` and ``recipients`` are taken from the header where they are not given; Bcc never goes on the wire.
         Where some recipients are refused the mail goes to the others, and ``outcome.refused`` says which and why.
+        ``require_tls``: over verified TLS at this hop and, by REQUIRETLS (RFC 8689), at all that follow, or not at all.
 
         Raises InvalidMail before anything is sent; NotSupported before MAIL; SenderRefused, RecipientsRefused and
         DataRefused where nobody is served; InDoubt where it is not known; TransportError where it certainly was not.
@@ -89,6 +91,7 @@ class Client:
             newlines=options.newlines,
             on_refused=options.on_refused,
             dsn=dsn,
+            require_tls=require_tls,
             run=run_in_worker,
         )
         until = self._until()
@@ -234,8 +237,9 @@ async def send(
     *,
     url: str | None = None,
     dsn: "DSN | None" = None,
+    require_tls: bool = False,
     **options: Unpack[OptionKeywords],
 ) -> Outcome:
     """Send one mail over a session of its own. Everything is as for ``Client`` and ``Client.send``."""
     async with Client(url, **options) as client:
-        return await client.send(message, sender, recipients, dsn=dsn)
+        return await client.send(message, sender, recipients, dsn=dsn, require_tls=require_tls)

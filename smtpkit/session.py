@@ -398,6 +398,12 @@ class Session:
         self.uses += 1
         channel.outer = (until, "total") if until is not None else None
         try:
+            if mail.envelope.require_tls and not getattr(channel.stream, "verified", False):
+                raise NotSupported(
+                    f"{options.shown}: a mail that requires TLS goes over verified TLS only (RFC 8689), and here there "
+                    f"is {'none that is verified' if channel.secured else 'none'}; use tls=required or tls=implicit",
+                    extension="REQUIRETLS",
+                )
             plan = procedures.plan(
                 mail.envelope,
                 mail.mail_data,

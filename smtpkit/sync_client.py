@@ -71,6 +71,7 @@ class SyncClient:
         recipients: str | Iterable[str] | None = None,
         *,
         dsn: "DSN | None" = None,
+        require_tls: bool = False,
     ) -> Outcome:
         """Send one mail; return once the server has answered for it. Everything is as for ``Client.send``."""
         from smtpkit.message.message import prepare
@@ -86,6 +87,7 @@ class SyncClient:
                 newlines=options.newlines,
                 on_refused=options.on_refused,
                 dsn=dsn,
+                require_tls=require_tls,
                 run=run_inline,
             )
             return await deliver(message, preparing, lambda: self._lease(until), self._observers, until)

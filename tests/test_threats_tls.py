@@ -1,6 +1,7 @@
 """Threats to TLS, row by row (T1-T12): what was said in clear is looked at, and no login, mail or secret is in it."""
 
 import datetime as dt
+import re
 import select
 import socket
 import ssl
@@ -15,6 +16,7 @@ from smtpkit import Client, Secured, SecurityMissing, SyncClient
 from smtpkit.errors import (
     ChannelLost,
     InDoubt,
+    NotSupported,
     Outcome,
     ProtocolViolation,
     Refused,
@@ -472,6 +474,83 @@ def test_t10_neither_renegotiation_nor_compression_nor_early_data(*, verify: boo
     assert extensions[0].endswith(b"localhost")  # so that what was looked at are the extensions
 
 
+def requiring(world: str, url: str, options: OptionKeywords) -> Outcome:
+    """Send the mail in that world, over nothing but TLS."""
+
+    async def main() -> Outcome:
+        async with Client(url, **options) as client:
+            return await client.send(MAIL, require_tls=True)
+
+    if world != "blocking":
+        return anyio.run(main, backend=world)
+    with SyncClient(url, **options) as client:
+        return client.send(MAIL, require_tls=True)
+
+
+worlds = pytest.mark.parametrize("world", ["asyncio", "trio", "blocking"])
+
+
+@worlds
+@pytest.mark.parametrize("tls", ["starttls", "implicit"])
+def test_t11_requiretls(world: str, tls: Any) -> None:
+    """Over verified TLS, where the server offers it, MAIL says REQUIRETLS; and another mail does not."""
+    mode: TLSMode = "required" if tls == "starttls" else "implicit"
+    with Server(Script(tls=tls, extensions=("REQUIRETLS", "SIZE"))) as server:
+        options: OptionKeywords = {"tls": mode, "ssl_context": server.client_context()}
+        assert requiring(world, server.url, options).accepted
+        blocking(server.url, options)
+    assert ["REQUIRETLS" in mail.mail_parameters for mail in server.received] == [True, False]
+    assert all(not session.errors for session in server.sessions)
+
+
+def offered_in_clear_only(occurrence: Any) -> str:
+    """EHLO's reply of a server that has REQUIRETLS outside TLS alone: somebody on the way said it."""
+    return "250 here\nSIZE" if occurrence.session.secured else "250 here\nSTARTTLS\nREQUIRETLS"
+
+
+LACKING: dict[str, tuple[Script, OptionKeywords, str]] = {
+    "not offered": (Script(tls="starttls"), {"tls": "required"}, "does not offer REQUIRETLS"),
+    "offered in clear": (
+        Script(tls="starttls", replies={"EHLO": offered_in_clear_only}),
+        {"tls": "required"},
+        "does not offer REQUIRETLS",
+    ),
+    "not verified": (
+        Script(tls="starttls", extensions=("REQUIRETLS",)),
+        {"tls": "opportunistic"},
+        "none that is verified",
+    ),
+    "no TLS": (Script(extensions=("REQUIRETLS",)), {"tls": "none"}, "here there is none;"),
+    "TLS is not offered": (Script(extensions=("REQUIRETLS",)), {"tls": "opportunistic"}, "here there is none;"),
+}
+
+
+@worlds
+@pytest.mark.parametrize("way", LACKING)
+def test_t11_requiretls_is_not_dropped(way: str, world: str) -> None:
+    """Without verified TLS, or where EHLO within TLS does not offer it, the mail is refused before MAIL."""
+    script, options, words = LACKING[way]
+    with Server(script) as server:
+        if options["tls"] == "required":
+            options = {**options, "ssl_context": server.client_context()}
+        with pytest.raises(NotSupported, match=words) as caught:
+            requiring(world, server.url, options)
+    assert caught.value.extension == "REQUIRETLS"
+    assert caught.value.outcome is not None
+    assert not caught.value.outcome.accepted
+    assert [b"MAIL" in session.octets_in for session in server.sessions] == [False]
+
+
+def test_t11_the_session_is_in_step() -> None:
+    """After such a refusal the session takes the next mail, which does not ask for it."""
+    with Server(Script(tls="starttls")) as server:
+        with SyncClient(server.url, tls="required", ssl_context=server.client_context()) as client:
+            with pytest.raises(NotSupported):
+                client.send(MAIL, require_tls=True)
+            assert client.send(MAIL).accepted
+        assert len(server.sessions) == 1
+
+
 def drip(connection: socket.socket) -> None:
     """A handshake record that never ends, an octet at a time."""
     connection.sendall(b"\x16\x03\x03\x40\x00\x02\x00\x3f\xfc")
@@ -500,3 +579,9 @@ def test_t12_handshake_that_does_not_end(send: Any, behaviour: Behaviour, mode: 
     clear = bytes(heard)
     assert not any(word in clear for word in (b"AUTH", b"MAIL", SECRET.encode()))
     assert (b"STARTTLS" in clear) == (mode == "required")
+
+
+def test_every_threat_has_its_test() -> None:
+    """Each row of the table of threats to TLS, T1 to T12, has a test that is named after it."""
+    rows = {found[1] for name in globals() if (found := re.match(r"test_t(\d+)_", name))}
+    assert rows == {str(number) for number in range(1, 13)}

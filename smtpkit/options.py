@@ -18,6 +18,7 @@ from typing import (
     Literal,
     NamedTuple,
     Self,
+    TypeAlias,
     TypedDict,
     TypeGuard,
     Unpack,
@@ -86,6 +87,32 @@ class Untrusted:
     cipher: str
 
 
+@dataclass(frozen=True, slots=True)
+class ClientCertificate:
+    """Who we are in TLS: paths of a certificate (with its chain) and of its key (None: in the same file), in PEM."""
+
+    certificate: str
+    key: str | None = None
+    password: Secret | None = None  # of the key
+
+    @classmethod
+    def of(cls, given: object) -> Self:
+        """What a path, or a tuple of the certificate's path, the key's and perhaps its password, says."""
+        if isinstance(given, cls):
+            return given
+        parts = given if isinstance(given, tuple) and len(given) in {2, 3} else (given,)
+        password = parts[2] if len(parts) == 3 else None
+        paths = [os.fspath(one) if isinstance(one, os.PathLike) else one for one in parts[:2]]
+        secret = Secret(password) if isinstance(password, str) else password
+        if not all(map(_is_text, paths)) or not (secret is None or _is_secret(secret)):
+            raise _wrong("client_certificate", _CLIENT_CERTIFICATE, None)
+        return cls(paths[0], paths[1] if len(paths) > 1 else None, secret)
+
+
+_File: TypeAlias = str | os.PathLike[str]
+ClientCertificateLike: TypeAlias = (
+    ClientCertificate | _File | tuple[_File, _File] | tuple[_File, _File, str | Secret | None]
+)
 Token = str | Secret | Callable[[], str | Awaitable[str]]  # a function is asked for a fresh one at each login
 
 
@@ -184,6 +211,10 @@ def _is_pins(value: object) -> bool:
     return isinstance(value, tuple) and all(isinstance(one, str) and _PIN.fullmatch(one) for one in value)
 
 
+def _is_client_certificate(value: object) -> bool:
+    return isinstance(value, ClientCertificate)
+
+
 def _is_policy(value: object) -> bool:
     from inspect import iscoroutinefunction
 
@@ -266,6 +297,12 @@ _PINS = Kind(
     "commas)",
     _is_pins,
     _read_pins,
+)
+_CLIENT_CERTIFICATE = Kind(
+    "the path of a PEM file with a certificate and its key, or a tuple (certificate, key[, password])",
+    _is_client_certificate,
+    str,
+    secret=True,
 )
 _POLICY = Kind("a plain function (not async) that is given an Untrusted and returns True or False", _is_policy)
 _FIELDS = Kind(
@@ -454,6 +491,9 @@ class Options:
     on_untrusted: Callable[[Untrusted], bool] | None = field(
         default=None, metadata=_row(_POLICY, "decides whether a certificate that does not verify is taken all the same")
     )
+    client_certificate: ClientCertificate | None = field(
+        default=None, metadata=_row(_CLIENT_CERTIFICATE, "shown to a server that asks for one, as EXTERNAL needs it")
+    )
     allow_plaintext_auth: bool = field(default=False, metadata=_row(_FLAG, "let a login go unencrypted or unverified"))
     hello: str | None = field(default=None, metadata=_row(_HELLO, "the name for EHLO"))
     rate: float | None = field(
@@ -507,6 +547,10 @@ class Options:
             raise UsageError(f"on_untrusted means nothing with tls={self.tls!r}, which verifies nobody")
         if [bool(self.pins), self.on_untrusted is not None, self.ssl_context is not None].count(True) > 1:
             raise UsageError("pins, on_untrusted and ssl_context exclude each other: each says whom to trust")
+        if self.client_certificate is not None and self.tls == "none":
+            raise UsageError("client_certificate means nothing with tls='none'; say tls='required'")
+        if self.client_certificate is not None and self.ssl_context is not None:
+            raise UsageError("client_certificate and ssl_context exclude each other: load it by load_cert_chain()")
         if self.binary and self.chunking == "never":
             raise UsageError("binary=True needs BDAT, which chunking='never' rules out; leave one of them out")
         if self.credentials and self.tls in {"none", "opportunistic"} and not self.allow_plaintext_auth:
@@ -542,6 +586,8 @@ class Options:
             values["proxy"] = _read_proxy(proxy)
         if isinstance(pins := values.get("pins"), str):
             values["pins"] = (pins,)
+        if (own := values.get("client_certificate")) is not None:
+            values["client_certificate"] = ClientCertificate.of(own)
         limits = Limits(**_take(Limits, values))
         login = _take(Credentials, values)
         credentials = Credentials(**login) if any(value is not None for value in login.values()) else None
@@ -553,7 +599,8 @@ class Options:
         """All that makes two sessions differ; hashable. An SSL context counts by identity."""
         return (
             *(self.host, self.port, self.path, self.lmtp, self.credentials),
-            *(self.tls, self.ssl_context, self.tls_name, self.pins, self.on_untrusted, self.allow_plaintext_auth),
+            *(self.tls, self.ssl_context, self.tls_name, self.pins, self.on_untrusted),
+            *(self.client_certificate, self.allow_plaintext_auth),
             *(self.hello, self.extensions, self.reply_line),
             *(self.local_address, self.local_port, self.family, self.socket_options, self.proxy),
         )
@@ -589,6 +636,7 @@ class OptionKeywords(TypedDict, total=False):
     tls_name: str | None
     pins: str | tuple[str, ...]
     on_untrusted: Callable[[Untrusted], bool] | None
+    client_certificate: ClientCertificateLike | None
     allow_plaintext_auth: bool
     hello: str | None
     rate: float | None

@@ -48,6 +48,8 @@ from smtpkit.throttle import Throttle
 from smtpkit.transport.stream import Stream
 
 if TYPE_CHECKING:
+    from ssl import SSLContext
+
     from smtpkit.message.message import Prepared
     from smtpkit.transport.connect import Target
     from smtpkit.transport.tls import SecureStream
@@ -144,6 +146,8 @@ class Session:
         stream: Stream | None = None
         deadline = limit if limit < inf else None
         try:
+            if options.client_certificate is not None:
+                await self._context(world.run)  # what cannot be loaded is told before anything is said
             if options.proxy is None:
                 stream = await world.connect(target, deadline)
             else:
@@ -236,16 +240,24 @@ class Session:
         from smtpkit.transport import tls
 
         options = self.options
-        verify = options.tls != "opportunistic" and not options.pins and self._untrusted is None
-        context = options.ssl_context
-        if context is None:  # loading the system's certificates takes some 20 ms
-            context = await stream.run(partial(tls.default_context, verify=verify))
+        context = await self._context(stream.run)
         secured = await tls.secure(stream, context, options.tls_name or options.host, pins=options.pins)
         if self._untrusted is not None:
             secured.verified = await self._decide(secured, self._untrusted)
         self._lap(secured, "tls")
         self.tell(Secured, version=secured.version, cipher=secured.cipher, verified=secured.verified)
         return secured
+
+    async def _context(self, run: Callable[[Callable[[], Any]], Awaitable[Any]]) -> "SSLContext":
+        """The caller's, or one of ours."""
+        from smtpkit.transport import tls
+
+        options = self.options
+        verify = options.tls != "opportunistic" and not options.pins and self._untrusted is None
+        if options.ssl_context is not None:
+            return options.ssl_context
+        context: SSLContext = await run(partial(tls.default_context, verify, options.client_certificate))
+        return context  # to load the system's certificates takes some 20 ms
 
     async def _decide(self, secured: "SecureStream", refusal: TLSError) -> bool:
         """Ask whether a certificate that does not verify is taken, and go on with the one who showed it, or raise.

@@ -12,7 +12,17 @@ from typing import Any
 import pytest
 
 from smtpkit.errors import UsageError
-from smtpkit.options import PARAMETERS, SCHEMES, Credentials, Limits, OptionKeywords, Options, Proxy, Secret
+from smtpkit.options import (
+    PARAMETERS,
+    SCHEMES,
+    ClientCertificate,
+    Credentials,
+    Limits,
+    OptionKeywords,
+    Options,
+    Proxy,
+    Secret,
+)
 
 SECRET = "s3cr3t"
 
@@ -91,6 +101,7 @@ SAMPLES: dict[str, tuple[str, Any]] = {
     "tls": ("implicit", "implicit"),
     "tls_name": ("mx.example.com", "mx.example.com"),
     "pins": (f"cert-sha256:{64 * 'a'},key-sha256:{64 * '0'}", (f"cert-sha256:{64 * 'a'}", f"key-sha256:{64 * '0'}")),
+    "client_certificate": ("%2Fetc%2Fme.pem", ClientCertificate("/etc/me.pem")),
     "allow_plaintext_auth": ("true", True),
     "hello": ("[IPv6:2001:db8::1]", "[IPv6:2001:db8::1]"),
     "rate": ("1.5M", 1_500_000.0),
@@ -295,6 +306,20 @@ def test_refused_urls(url: str, says: str) -> None:
         ({"tls": ["none"]}, "tls must be one of"),
         ({"ssl_context": True}, "ssl_context must be an ssl.SSLContext"),
         ({"pins": None}, "pins must be"),
+        (
+            {"client_certificate": ""},
+            "client_certificate must be the path of a PEM file with a certificate and its key",
+        ),
+        ({"client_certificate": 5}, "client_certificate must be"),
+        ({"client_certificate": ("me.pem",)}, "client_certificate must be"),
+        ({"client_certificate": ("me.pem", None)}, "client_certificate must be"),
+        ({"client_certificate": ("me.pem", "me.key", 5)}, "client_certificate must be"),
+        ({"client_certificate": (SECRET, SECRET, SECRET, SECRET)}, "client_certificate must be"),
+        ({"client_certificate": "me.pem", "tls": "none"}, "client_certificate means nothing with tls='none'"),
+        (
+            {"client_certificate": "me.pem", "tls": "required", "ssl_context": ssl.create_default_context()},
+            "client_certificate and ssl_context exclude each other",
+        ),
         ({"on_untrusted": True}, "on_untrusted must be a plain function (not async)"),
         ({"on_untrusted": asynchronous, "tls": "required"}, "not async"),
         ({"on_untrusted": bool}, "on_untrusted means nothing with tls='opportunistic'"),

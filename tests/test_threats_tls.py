@@ -461,7 +461,7 @@ EARLY_DATA, NULL = 42, b"\0"
 @pytest.mark.parametrize("verify", [True, False])
 def test_t10_neither_renegotiation_nor_compression_nor_early_data(*, verify: bool) -> None:
     """Our contexts rule out compression and renegotiation, and what the client says first offers neither, nor 0-RTT."""
-    context = default_context(verify)
+    context = default_context(verify, None)
     assert context.options & ssl.OP_NO_COMPRESSION
     assert context.options & ssl.OP_NO_RENEGOTIATION
     stream = MemoryStream(lambda octets: b"")

@@ -8,7 +8,8 @@ from contextlib import suppress
 from functools import cache
 from typing import Any, TypeVar
 
-from smtpkit.errors import ChannelLost, TLSError
+from smtpkit.errors import ChannelLost, TLSError, UsageError
+from smtpkit.options import ClientCertificate
 from smtpkit.transport.certificate import end_point, pins_of
 from smtpkit.transport.connect import ascii_host
 from smtpkit.transport.stream import RawSocket, Stream
@@ -48,10 +49,11 @@ _WRONG_HOST_ADVICE = "connect to a name that it is for, or say by tls_name which
 
 
 @cache
-def default_context(verify: bool) -> ssl.SSLContext:  # noqa: FBT001 - a cache key; there are these two
+def default_context(verify: bool, own: ClientCertificate | None) -> ssl.SSLContext:  # noqa: FBT001 - a cache key
     """The system's trusted authorities and TLS 1.2 at least (RFC 8997); made once, since it costs 23 ms.
 
-    With ``verify=False`` the channel is encrypted and nobody knows with whom (opportunistic TLS, RFC 7435).
+    With ``verify=False`` the channel is encrypted and nobody knows with whom (opportunistic TLS, RFC 7435). ``own`` is
+    shown to who asks for it. Raises UsageError for one that cannot be loaded.
     """
     context = ssl.create_default_context()
     context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -60,7 +62,27 @@ def default_context(verify: bool) -> ssl.SSLContext:  # noqa: FBT001 - a cache k
     if not verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
+    if own is not None:
+        _load(context, own)
     return context
+
+
+def _load(context: ssl.SSLContext, own: ClientCertificate) -> None:
+    files = own.certificate if own.key is None else f"{own.certificate} with {own.key}"
+    password = own.password.reveal() if own.password else ""  # never asked for at the terminal
+    try:
+        context.load_cert_chain(own.certificate, own.key, password=lambda: password)
+    except ssl.SSLError as error:
+        if error.reason == "KEY_VALUES_MISMATCH":
+            raise UsageError(f"client_certificate: {files}: the key is not that of the certificate") from error
+        raise UsageError(
+            f"client_certificate: {files} cannot be used: there must be a certificate and its key, in PEM; "
+            "if the key is encrypted, check the password"
+        ) from error
+    except OSError as error:
+        raise UsageError(f"client_certificate: {files} cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise UsageError(f"client_certificate: {files} cannot be used: {error}") from error
 
 
 async def secure(

@@ -596,10 +596,10 @@ class Options:
 
     @property
     def key(self) -> tuple[object, ...]:
-        """All that makes two sessions differ; hashable. An SSL context counts by identity."""
+        """All that makes two sessions differ; hashable. An SSL context and a function count by identity."""
         return (
             *(self.host, self.port, self.path, self.lmtp, self.credentials),
-            *(self.tls, self.ssl_context, self.tls_name, self.pins, self.on_untrusted),
+            *(self.tls, self.ssl_context, self.tls_name, self.pins, id(self.on_untrusted)),
             *(self.client_certificate, self.allow_plaintext_auth),
             *(self.hello, self.extensions, self.reply_line),
             *(self.local_address, self.local_port, self.family, self.socket_options, self.proxy),

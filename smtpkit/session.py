@@ -48,7 +48,7 @@ from smtpkit.throttle import Throttle
 from smtpkit.transport.stream import Stream
 
 if TYPE_CHECKING:
-    from ssl import SSLContext
+    from ssl import SSLContext, SSLSession
 
     from smtpkit.message.message import Prepared
     from smtpkit.transport.connect import Target
@@ -70,12 +70,14 @@ class Known:
     """What a client has come to know of its servers, for all its sessions.
 
     ``offered_tls``: who has offered STARTTLS. ``decided``: what ``on_untrusted`` said to a certificate in DER; it is
-    asked under ``deciding``, by one session at a time.
+    asked under ``deciding``, by one session at a time. ``tickets`` resume TLS, by context and options; each is used
+    once (RFC 8446 appendix C.4), and None stands where the server broke off at one.
     """
 
     offered_tls: set[str] = field(default_factory=set)
     decided: dict[bytes, bool] = field(default_factory=dict)
     deciding: Lock = field(default_factory=Lock)
+    tickets: "dict[tuple[SSLContext, object], SSLSession | None]" = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +96,7 @@ class Report:
     tls_version: str | None
     cipher: str | None
     verified: bool
+    resumed: bool
     certificate: Mapping[str, Any] | None
     pins: tuple[str, ...]
     mechanisms: tuple[str, ...]
@@ -124,6 +127,8 @@ class Session:
         self._world: World
         self._known: Known
         self._connect_by = inf
+        self._resumes: tuple[SSLContext, object] | None = None  # under what a ticket is known
+        self._resuming = False  # by a ticket
         self._untrusted: TLSError | None = None  # the certificate of the first connection did not verify
 
     async def open(self, world: World, until: float | None, known: Known) -> "Session":
@@ -184,17 +189,22 @@ class Session:
             if not self._worth_another(error):
                 raise
         else:
+            self._keep_ticket()
             return self
         self._closed, self.times = False, {}
         return await self.open(world, until, known)
 
     def _worth_another(self, error: BaseException) -> bool:
         """Is there something to be had by another connection that the one which ended so could not give?"""
-        if isinstance(error, TLSError) and self.options.on_untrusted and self._untrusted is None:
+        if isinstance(error, TLSError) and error.__cause__ is not None:
             from ssl import SSLCertVerificationError
 
             if isinstance(error.__cause__, SSLCertVerificationError):
-                self._untrusted = error
+                if self.options.on_untrusted and self._untrusted is None:
+                    self._untrusted = error
+                    return True
+            elif self._resumes and self._resuming:  # some servers do not refuse a ticket, they leave
+                self._known.tickets[self._resumes] = None
                 return True
         # The server left after it had refused a token, so that the fresh one could not be tried.
         if self._fresh is None or self._again or not isinstance(error, ChannelLost | ServiceClosing):
@@ -241,12 +251,30 @@ class Session:
 
         options = self.options
         context = await self._context(stream.run)
-        secured = await tls.secure(stream, context, options.tls_name or options.host, pins=options.pins)
+        self._resumes = context, options.key
+        ticket = self._known.tickets.get(self._resumes)
+        self._resuming = ticket is not None
+        if ticket is not None:
+            del self._known.tickets[self._resumes]
+        name = options.tls_name or options.host
+        secured = await tls.secure(stream, context, name, pins=options.pins, ticket=ticket)
         if self._untrusted is not None:
             secured.verified = await self._decide(secured, self._untrusted)
         self._lap(secured, "tls")
-        self.tell(Secured, version=secured.version, cipher=secured.cipher, verified=secured.verified)
+        self.tell(
+            Secured,
+            version=secured.version,
+            cipher=secured.cipher,
+            verified=secured.verified,
+            resumed=secured.resumed,
+        )
         return secured
+
+    def _keep_ticket(self) -> None:
+        """Keep what the server gave to resume TLS by; by now it has said something within."""
+        ticket, tickets = getattr(self.channel.stream, "ticket", None), self._known.tickets
+        if self._resumes and ticket is not None and tickets.get(self._resumes, ticket) is not None:
+            tickets[self._resumes] = ticket
 
     async def _context(self, run: Callable[[Callable[[], Any]], Awaitable[Any]]) -> "SSLContext":
         """The caller's, or one of ours."""
@@ -380,6 +408,7 @@ class Session:
             tls_version=getattr(stream, "version", None),
             cipher=getattr(stream, "cipher", None),
             verified=getattr(stream, "verified", False),
+            resumed=getattr(stream, "resumed", False),
             certificate=getattr(stream, "certificate", None),
             pins=getattr(stream, "pins", ()),
             mechanisms=self.offered.mechanisms,

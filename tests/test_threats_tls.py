@@ -28,7 +28,7 @@ from smtpkit.errors import (
 from smtpkit.options import OptionKeywords, TLSMode
 from smtpkit.testing import Fault, Script, Server
 from smtpkit.testing import Session as Seen
-from smtpkit.transport.tls import default_context, secure
+from smtpkit.transport.tls import SecureStream, default_context, secure
 from tests.hostile import forms
 from tests.memory import Talk
 from tests.peers import Behaviour, peer, silence
@@ -448,14 +448,15 @@ def hello_of_client(octets: bytes) -> tuple[bytes, dict[int, bytes]]:
     methods = octets[at + 1 : at + 1 + octets[at]]
     at += 1 + octets[at] + 2
     extensions: dict[int, bytes] = {}
-    while at < len(octets):
+    while at < 5 + int.from_bytes(octets[3:5]):
         kind, size = int.from_bytes(octets[at : at + 2]), int.from_bytes(octets[at + 2 : at + 4])
         extensions[kind] = octets[at + 4 : at + 4 + size]
         at += 4 + size
     return methods, extensions
 
 
-EARLY_DATA, NULL = 42, b"\0"
+EARLY_DATA, PRE_SHARED_KEY = 42, 41
+NULL = b"\0"
 
 
 @pytest.mark.parametrize("verify", [True, False])
@@ -472,6 +473,41 @@ def test_t10_neither_renegotiation_nor_compression_nor_early_data(*, verify: boo
     assert methods == NULL
     assert EARLY_DATA not in extensions
     assert extensions[0].endswith(b"localhost")  # so that what was looked at are the extensions
+
+
+def test_t10_resumption_without_early_data() -> None:
+    """TLS that is resumed by a ticket says so, and sends nothing before the server has answered (0-RTT)."""
+    server, client = certified("localhost"), ssl.create_default_context()
+    AUTHORITY.configure_trust(client)
+
+    def talk(ticket: ssl.SSLSession | None) -> tuple[SecureStream, dict[int, bytes]]:
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        tls = server.wrap_bio(incoming, outgoing, server_side=True)
+        shaken = False
+
+        def answer(octets: bytes) -> bytes:
+            nonlocal shaken
+            incoming.write(octets)
+            try:
+                if not shaken:
+                    tls.do_handshake()
+                    tls.write(b"220 here")
+                    shaken = True
+            except ssl.SSLWantReadError:
+                pass
+            return outgoing.read()
+
+        plain = MemoryStream(answer)
+        stream = run(secure(plain, client, "localhost", ticket=ticket))
+        assert run(stream.receive()) == b"220 here"
+        return stream, hello_of_client(bytes(plain.sent))[1]
+
+    first, said = talk(None)
+    assert (first.resumed, PRE_SHARED_KEY in said) == (False, False)
+    assert first.ticket is not None
+    second, said = talk(first.ticket)
+    assert (second.resumed, PRE_SHARED_KEY in said) == (True, True)
+    assert EARLY_DATA not in said
 
 
 def requiring(world: str, url: str, options: OptionKeywords) -> Outcome:

@@ -86,14 +86,21 @@ def _load(context: ssl.SSLContext, own: ClientCertificate) -> None:
 
 
 async def secure(
-    stream: Stream, context: ssl.SSLContext, server_name: str | None, *, pins: tuple[str, ...] = ()
+    stream: Stream,
+    context: ssl.SSLContext,
+    server_name: str | None,
+    *,
+    pins: tuple[str, ...] = (),
+    ticket: ssl.SSLSession | None = None,
 ) -> "SecureStream":
     """Do the handshake, under the stream's deadline, and return the stream to use from now on.
 
     ``server_name`` is the name or IP address that the caller gave: it is sent (SNI), and the certificate must be for
     it. None where there is none (a unix socket): then the context must not check it. With ``pins`` the certificate, or
-    its key, must be one of them (``pins_of``); the context should then check nothing. What is still at hand of the
-    plain stream would be taken for TLS: see to it before. Raises TLSError, TimeoutError; the stream is then of no use.
+    its key, must be one of them (``pins_of``); the context should then check nothing. ``ticket`` is one of an earlier
+    stream with the same context and name; a server that does not take it does a full handshake. What is still at hand
+    of the plain stream would be taken for TLS: see to it before. Raises TLSError, TimeoutError; the stream is then of
+    no use.
     """
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     peer = server_name or stream.peer
@@ -101,7 +108,7 @@ async def secure(
     if name is None and context.check_hostname:
         raise TLSError(f"TLS with {peer} cannot begin: the context checks host names, and there is none to check.")
     try:
-        tls = context.wrap_bio(incoming, outgoing, server_hostname=name)
+        tls = context.wrap_bio(incoming, outgoing, server_hostname=name, session=ticket)
     except ValueError as error:
         raise TLSError(f"TLS with {peer} cannot begin: {error}.") from error
     secured = SecureStream(stream, tls, incoming, outgoing)
@@ -164,6 +171,17 @@ class SecureStream:
         """OpenSSL's name of the cipher suite."""
         cipher = self._tls.cipher()
         return cipher[0] if cipher else ""
+
+    @property
+    def resumed(self) -> bool:
+        """Whether the handshake was cut short by a ticket: then the certificate is that of the earlier one."""
+        return self._tls.session_reused or False
+
+    @property
+    def ticket(self) -> ssl.SSLSession | None:
+        """What resumes this TLS, once, in a later stream; in TLS 1.3 it comes with the first octets."""
+        session = self._tls.session
+        return session if session is not None and session.has_ticket else None
 
     @property
     def certificate(self) -> dict[str, Any] | None:

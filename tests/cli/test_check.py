@@ -59,6 +59,7 @@ def _report(**changes: object) -> smtpkit.Report:
         "tls_version": "TLSv1.3",
         "cipher": "TLS_AES_256_GCM_SHA384",
         "verified": True,
+        "resumed": False,
         "certificate": CERTIFICATE,
         "pins": ("cert-sha256:" + 4 * "0123456789abcdef", "key-sha256:" + 64 * "f"),
         "mechanisms": ("PLAIN", "LOGIN"),

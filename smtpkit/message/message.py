@@ -191,8 +191,8 @@ async def prepare(
         source = await _source(message, sender, run, strict=newlines == "strict")
         found, data = fields.fields(source.header), source.mail_data
     envelope = _envelope(found, sender, recipients, dsn or _NO_DSN, required=on_refused == "stop")
-    if require_tls:
-        envelope = replace(envelope, require_tls=True)
+    if require_tls is not False:
+        envelope = replace(envelope, require_tls=require_tls)
     return Prepared(envelope, data, _first(found, "message-id"), message)
 
 

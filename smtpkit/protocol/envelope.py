@@ -135,6 +135,8 @@ class Envelope:
             self.envelope_id.isprintable() and 0 < len(xtext(self.envelope_id)) <= 100
         ):
             raise InvalidMail("envelope_id: 1 to 100 printable ASCII characters (RFC 3461 4.4)")
+        if not isinstance(self.require_tls, bool):
+            raise InvalidMail("require_tls: True or False")
         if not self.utf8 and not self.addresses_are_ascii:
             raise InvalidMail("an address that is not ASCII needs utf8=True on the envelope (SMTPUTF8, RFC 6531)")
 

@@ -32,7 +32,9 @@ def made(*names: str, common_name: str = "made", issuer: trustme.CA | None = Non
     if issuer is not None:
         authority = x509.load_pem_x509_certificate(issuer.cert_pem.bytes()).subject
         signing = serialization.load_pem_private_key(issuer.private_key_pem.bytes(), None)
+    signer = x509.AuthorityKeyIdentifier.from_issuer_public_key(signing.public_key())  # Python 3.13 insists on it
     builder = x509.CertificateBuilder(authority, subject, key.public_key(), 1, NOW - DAY, NOW + DAY)
+    builder = builder.add_extension(signer, critical=False)
     if names:
         alternatives = x509.SubjectAlternativeName([x509.DNSName(name) for name in names])
         builder = builder.add_extension(alternatives, critical=False)

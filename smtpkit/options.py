@@ -75,6 +75,9 @@ class Untrusted:
     so decide on the certificate: who is on the way can make any reason come true. ``pins`` are the SHA-256 of the
     certificate and of its key, as the option ``pins`` takes them; ``der`` is the certificate itself, ``address`` that
     of who shows it.
+
+    The function is called in a worker thread, by SyncClient in the caller's, within the limit for connecting; a client
+    asks once about each certificate, and what the function raises comes out of the call that needed it.
     """
 
     server_name: str

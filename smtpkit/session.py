@@ -87,6 +87,7 @@ class Report:
     ``times`` maps each stage (connect, greeting, hello, tls, authentication) to the seconds it took. ``extensions``
     maps each EHLO keyword to its argument text. ``certificate`` is the one whose chain was verified, as
     ``SSLSocket.getpeercert`` has it. ``pins`` are any certificate and its key, as the option ``pins`` takes them.
+    ``verified``: the server is known by its chain and name, by a pin, or by what ``on_untrusted`` said.
     """
 
     server: str

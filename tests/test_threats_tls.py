@@ -12,7 +12,7 @@ import anyio
 import pytest
 import trustme
 
-from smtpkit import Client, Secured, SecurityMissing, SyncClient
+from smtpkit import Client, Proxy, Secured, SecurityMissing, SyncClient
 from smtpkit.errors import (
     ChannelLost,
     InDoubt,
@@ -32,6 +32,7 @@ from smtpkit.transport.tls import SecureStream, default_context, secure
 from tests.hostile import forms
 from tests.memory import Talk
 from tests.peers import Behaviour, peer, silence
+from tests.relay import Relay
 from tests.streams import MemoryStream, run
 
 MAIL = b"From: ann@example.com\r\nTo: bob@example.com\r\n\r\nhello\r\n"
@@ -386,6 +387,20 @@ def test_t8_no_octet_before_the_handshake(send: Any) -> None:
         send(f"smtps://localhost:{port}", {"user": "ann", "password": SECRET, "timeout": 5.0, "connect": 5.0})
     assert heard[:1] == b"\x16"
     assert not any(word in heard for word in (b"EHLO", b"AUTH", b"MAIL", b"QUIT", SECRET.encode()))
+
+
+def test_t8_tls_with_a_proxy_is_none_with_the_server(trusting: ssl.SSLContext) -> None:
+    """Through an https proxy, without TLS to the server: the report tells of none, and REQUIRETLS is refused."""
+    script = Script(extensions=("REQUIRETLS",))
+    with Server(script) as server, Relay("https", server.port, context=certified("localhost")) as relay:
+        proxy = Proxy.of(relay.url, ssl_context=trusting)
+        with SyncClient(f"smtp://localhost:{server.port}", tls="none", proxy=proxy) as client:
+            with pytest.raises(NotSupported, match="here there is none"):
+                client.send(MAIL, require_tls=True)
+            report = client.check()
+    assert (report.tls_version, report.cipher, report.verified, report.certificate) == (None, None, False, None)
+    assert report.pins == ()
+    assert not server.received
 
 
 def said(script: Script, until: bytes) -> int:

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     )
     from smtpkit.message.message import DSN, Message
     from smtpkit.message.mime import Attachment
-    from smtpkit.options import Proxy
+    from smtpkit.options import Proxy, Untrusted
     from smtpkit.protocol.reply import EnhancedStatus, Reply
     from smtpkit.session import Report
     from smtpkit.sync_client import SyncClient
@@ -95,6 +95,7 @@ __all__ = (
     "TransferProgress",
     "TransferStarted",
     "TransportError",
+    "Untrusted",
     "UsageError",
     "send",
 )

@@ -18,7 +18,7 @@ from smtpkit.pool import Pool, Request
 from smtpkit.protocol import procedures
 from smtpkit.protocol.reply import Reply
 from smtpkit.protocol.steps import Procedure
-from smtpkit.session import Report, Session, World, deliver, members
+from smtpkit.session import Known, Report, Session, World, deliver, members
 from smtpkit.throttle import Throttle
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Client:
         self._throttle = Throttle(rate, time.monotonic()) if rate else None
         self._pool: Pool[Session] = Pool(self.options.connections)
         self._opened = 0
-        self._seen_tls: set[str] = set()
+        self._known = Known()
         self._home: object = None  # the event loop our sessions belong to
         self._closed = False
 
@@ -68,11 +68,13 @@ class Client:
         recipients: str | Iterable[str] | None = None,
         *,
         dsn: "DSN | None" = None,
+        require_tls: bool = False,
     ) -> Outcome:
         """Send one mail; return once the server has answered for it.
 
         ``sender`` and ``recipients`` are taken from the header where they are not given; Bcc never goes on the wire.
         Where some recipients are refused the mail goes to the others, and ``outcome.refused`` says which and why.
+        ``require_tls``: over verified TLS at this hop and, by REQUIRETLS (RFC 8689), at all that follow, or not at all.
 
         Raises InvalidMail before anything is sent; NotSupported before MAIL; SenderRefused, RecipientsRefused and
         DataRefused where nobody is served; InDoubt where it is not known; TransportError where it certainly was not.
@@ -89,6 +91,7 @@ class Client:
             newlines=options.newlines,
             on_refused=options.on_refused,
             dsn=dsn,
+            require_tls=require_tls,
             run=run_in_worker,
         )
         until = self._until()
@@ -197,7 +200,7 @@ class Client:
         self._check_open()  # whoever waited may come to open one after aclose()
         self._opened += 1
         session = Session(self.options, self._opened, self._observers, self._throttle)
-        await session.open(World(connect, run_in_worker, time.monotonic), until, self._seen_tls)
+        await session.open(World(connect, run_in_worker, time.monotonic), until, self._known)
         if self._closed:  # meanwhile; aclose() knows nothing of a session that is being opened
             session.abort("the client was closed")
             self._check_open()
@@ -234,8 +237,9 @@ async def send(
     *,
     url: str | None = None,
     dsn: "DSN | None" = None,
+    require_tls: bool = False,
     **options: Unpack[OptionKeywords],
 ) -> Outcome:
     """Send one mail over a session of its own. Everything is as for ``Client`` and ``Client.send``."""
     async with Client(url, **options) as client:
-        return await client.send(message, sender, recipients, dsn=dsn)
+        return await client.send(message, sender, recipients, dsn=dsn, require_tls=require_tls)

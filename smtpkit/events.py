@@ -47,11 +47,15 @@ class ReplyReceived(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Secured(Event):
-    """TLS has begun. ``verified`` is False where opportunistic TLS took any certificate."""
+    """TLS has begun. ``verified`` is False where opportunistic TLS took any certificate.
+
+    ``resumed``: by a ticket of an earlier session, without a certificate being shown again.
+    """
 
     version: str
     cipher: str
     verified: bool
+    resumed: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

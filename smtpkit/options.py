@@ -18,6 +18,7 @@ from typing import (
     Literal,
     NamedTuple,
     Self,
+    TypeAlias,
     TypedDict,
     TypeGuard,
     Unpack,
@@ -66,6 +67,55 @@ class Secret:
         return Secret, (self._text,)
 
 
+@dataclass(frozen=True, slots=True)
+class Untrusted:
+    """A certificate that does not verify, for ``on_untrusted`` to decide on.
+
+    ``reason`` is why, in OpenSSL's words, and ``code`` its number (X509_V_ERR_…); it is that of an earlier connection,
+    so decide on the certificate: who is on the way can make any reason come true. ``pins`` are the SHA-256 of the
+    certificate and of its key, as the option ``pins`` takes them; ``der`` is the certificate itself, ``address`` that
+    of who shows it.
+
+    The function is called in a worker thread, by SyncClient in the caller's, within the limit for connecting; a client
+    asks once about each certificate, and what the function raises comes out of the call that needed it.
+    """
+
+    server_name: str
+    reason: str
+    code: int
+    pins: tuple[str, ...]
+    der: bytes = field(repr=False)
+    address: str
+    tls_version: str
+    cipher: str
+
+
+@dataclass(frozen=True, slots=True)
+class ClientCertificate:
+    """Who we are in TLS: paths of a certificate (with its chain) and of its key (None: in the same file), in PEM."""
+
+    certificate: str
+    key: str | None = None
+    password: Secret | None = None  # of the key
+
+    @classmethod
+    def of(cls, given: object) -> Self:
+        """What a path, or a tuple of the certificate's path, the key's and perhaps its password, says."""
+        if isinstance(given, cls):
+            return given
+        parts = given if isinstance(given, tuple) and len(given) in {2, 3} else (given,)
+        password = parts[2] if len(parts) == 3 else None
+        paths = [os.fspath(one) if isinstance(one, os.PathLike) else one for one in parts[:2]]
+        secret = Secret(password) if isinstance(password, str) else password
+        if not all(map(_is_text, paths)) or not (secret is None or _is_secret(secret)):
+            raise _wrong("client_certificate", _CLIENT_CERTIFICATE, None)
+        return cls(paths[0], paths[1] if len(paths) > 1 else None, secret)
+
+
+_File: TypeAlias = str | os.PathLike[str]
+ClientCertificateLike: TypeAlias = (
+    ClientCertificate | _File | tuple[_File, _File] | tuple[_File, _File, str | Secret | None]
+)
 Token = str | Secret | Callable[[], str | Awaitable[str]]  # a function is asked for a fresh one at each login
 
 
@@ -79,6 +129,7 @@ _MECHANISM = re.compile(r"[A-Za-z0-9_-]{1,20}")  # RFC 4422 section 3.1
 _WITHOUT_SECRET = {"EXTERNAL", "ANONYMOUS", "GSSAPI"}  # mechanisms that need neither password nor token
 _FIELD = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[ \t!-~]*")  # RFC 9112 section 5
 _NUMBER = re.compile(r"\d{1,15}(?:\.\d{1,15})?", re.ASCII)
+_PIN = re.compile(r"(?:cert|key)-sha256:[0-9a-f]{64}")
 _FACTORS = {"k": 1e3, "m": 1e6, "g": 1e9}
 
 
@@ -159,6 +210,20 @@ def _is_proxy(value: object) -> bool:
     return isinstance(value, Proxy) or value == "system"
 
 
+def _is_pins(value: object) -> bool:
+    return isinstance(value, tuple) and all(isinstance(one, str) and _PIN.fullmatch(one) for one in value)
+
+
+def _is_client_certificate(value: object) -> bool:
+    return isinstance(value, ClientCertificate)
+
+
+def _is_policy(value: object) -> bool:
+    from inspect import iscoroutinefunction
+
+    return callable(value) and not iscoroutinefunction(value) and not iscoroutinefunction(type(value).__call__)
+
+
 def _is_field_lines(value: object) -> bool:
     return isinstance(value, tuple) and all(isinstance(line, str) and _FIELD.fullmatch(line) for line in value)
 
@@ -206,6 +271,10 @@ def _read_proxy(text: str) -> "Proxy | Literal['system']":
     return "system" if text == "system" else Proxy.of(text)
 
 
+def _read_pins(text: str) -> tuple[str, ...]:
+    return tuple(text.split(","))
+
+
 def _choice(literal: object) -> Kind:
     choices = get_args(literal)
     return Kind("one of " + ", ".join(choices), lambda value: isinstance(value, str) and value in choices, str)
@@ -226,6 +295,19 @@ _SASL = Kind("the name of a SASL mechanism, such as PLAIN", _is_mechanism, str)
 _SECRET = Kind(_NAME.wanted, _is_secret, secret=True)
 _TOKEN = Kind(f"{_NAME.wanted}, or a function that returns one", _is_token, secret=True)
 _CONTEXT = Kind("an ssl.SSLContext", _is_context)
+_PINS = Kind(
+    "cert-sha256: or key-sha256: and 64 hexadecimal digits in lower case, or a tuple of such texts (in a URL with "
+    "commas)",
+    _is_pins,
+    _read_pins,
+)
+_CLIENT_CERTIFICATE = Kind(
+    "the path of a PEM file with a certificate and its key, or a tuple (certificate, key[, password])",
+    _is_client_certificate,
+    str,
+    secret=True,
+)
+_POLICY = Kind("a plain function (not async) that is given an Untrusted and returns True or False", _is_policy)
 _FIELDS = Kind(
     'a tuple of header lines in ASCII, each "Name: value" without its line end', _is_field_lines, secret=True
 )
@@ -406,6 +488,15 @@ class Options:
     )
     ssl_context: "SSLContext | None" = field(default=None, metadata=_row(_CONTEXT, "instead of the system's trust"))
     tls_name: str | None = field(default=None, metadata=_row(_HOST, "the certificate's name, if not the host"))
+    pins: tuple[str, ...] = field(
+        default=(), metadata=_row(_PINS, "trust just these certificates or keys, whoever issued them to whatever name")
+    )
+    on_untrusted: Callable[[Untrusted], bool] | None = field(
+        default=None, metadata=_row(_POLICY, "decides whether a certificate that does not verify is taken all the same")
+    )
+    client_certificate: ClientCertificate | None = field(
+        default=None, metadata=_row(_CLIENT_CERTIFICATE, "shown to a server that asks for one, as EXTERNAL needs it")
+    )
     allow_plaintext_auth: bool = field(default=False, metadata=_row(_FLAG, "let a login go unencrypted or unverified"))
     hello: str | None = field(default=None, metadata=_row(_HELLO, "the name for EHLO"))
     rate: float | None = field(
@@ -453,6 +544,16 @@ class Options:
             raise UsageError("TLS over a unix socket needs tls_name, the name in the server's certificate")
         if self.tls == "none" and (self.ssl_context is not None or self.tls_name is not None):
             raise UsageError("ssl_context and tls_name mean nothing with tls='none'; say tls='required'")
+        if self.pins and self.tls in {"none", "opportunistic"}:
+            raise UsageError(f"pins mean nothing with tls={self.tls!r}, which may do without TLS; say tls='required'")
+        if self.on_untrusted is not None and self.tls in {"none", "opportunistic"}:
+            raise UsageError(f"on_untrusted means nothing with tls={self.tls!r}, which verifies nobody")
+        if [bool(self.pins), self.on_untrusted is not None, self.ssl_context is not None].count(True) > 1:
+            raise UsageError("pins, on_untrusted and ssl_context exclude each other: each says whom to trust")
+        if self.client_certificate is not None and self.tls == "none":
+            raise UsageError("client_certificate means nothing with tls='none'; say tls='required'")
+        if self.client_certificate is not None and self.ssl_context is not None:
+            raise UsageError("client_certificate and ssl_context exclude each other: load it by load_cert_chain()")
         if self.binary and self.chunking == "never":
             raise UsageError("binary=True needs BDAT, which chunking='never' rules out; leave one of them out")
         if self.credentials and self.tls in {"none", "opportunistic"} and not self.allow_plaintext_auth:
@@ -486,6 +587,10 @@ class Options:
                 values[name] = Secret(secret)
         if isinstance(proxy := values.get("proxy"), str):
             values["proxy"] = _read_proxy(proxy)
+        if isinstance(pins := values.get("pins"), str):
+            values["pins"] = (pins,)
+        if (own := values.get("client_certificate")) is not None:
+            values["client_certificate"] = ClientCertificate.of(own)
         limits = Limits(**_take(Limits, values))
         login = _take(Credentials, values)
         credentials = Credentials(**login) if any(value is not None for value in login.values()) else None
@@ -494,10 +599,11 @@ class Options:
 
     @property
     def key(self) -> tuple[object, ...]:
-        """All that makes two sessions differ; hashable. An SSL context counts by identity."""
+        """All that makes two sessions differ; hashable. An SSL context and a function count by identity."""
         return (
             *(self.host, self.port, self.path, self.lmtp, self.credentials),
-            *(self.tls, self.ssl_context, self.tls_name, self.allow_plaintext_auth),
+            *(self.tls, self.ssl_context, self.tls_name, self.pins, id(self.on_untrusted)),
+            *(self.client_certificate, self.allow_plaintext_auth),
             *(self.hello, self.extensions, self.reply_line),
             *(self.local_address, self.local_port, self.family, self.socket_options, self.proxy),
         )
@@ -531,6 +637,9 @@ class OptionKeywords(TypedDict, total=False):
     tls: TLSMode
     ssl_context: "SSLContext | None"
     tls_name: str | None
+    pins: str | tuple[str, ...]
+    on_untrusted: Callable[[Untrusted], bool] | None
+    client_certificate: ClientCertificateLike | None
     allow_plaintext_auth: bool
     hello: str | None
     rate: float | None

@@ -6,9 +6,10 @@ Everything here awaits only a stream, so it runs alike on asyncio, on trio and i
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from math import inf
+from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from smtpkit.channel import Channel, Started
@@ -35,7 +36,7 @@ from smtpkit.events import (
     Settled,
 )
 from smtpkit.observers import Observers
-from smtpkit.options import PARAMETERS, Credentials, Options, Secret, Token
+from smtpkit.options import PARAMETERS, Credentials, Options, Secret, Token, Untrusted
 from smtpkit.protocol import procedures
 from smtpkit.protocol.command import Verb
 from smtpkit.protocol.extension import NOTHING, Extensions
@@ -47,8 +48,11 @@ from smtpkit.throttle import Throttle
 from smtpkit.transport.stream import Stream
 
 if TYPE_CHECKING:
+    from ssl import SSLContext, SSLSession
+
     from smtpkit.message.message import Prepared
     from smtpkit.transport.connect import Target
+    from smtpkit.transport.tls import SecureStream
 
 T = TypeVar("T")
 
@@ -57,8 +61,23 @@ class World(NamedTuple):
     """How the caller waits: how a stream comes about, and where blocking work runs before there is one."""
 
     connect: Callable[["Target", float | None], Awaitable[Stream]]
-    run: Callable[[Callable[[], Any]], Awaitable[Any]]
+    run: Callable[..., Awaitable[Any]]  # of a function, and perhaps a deadline on ``now()``'s clock
     now: Callable[[], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What a client has come to know of its servers, for all its sessions.
+
+    ``offered_tls``: who has offered STARTTLS. ``decided``: what ``on_untrusted`` said to a certificate in DER; it is
+    asked under ``deciding``, by one session at a time. ``tickets`` resume TLS, by context and options; each is used
+    once (RFC 8446 appendix C.4), and None stands where the server broke off at one.
+    """
+
+    offered_tls: set[str] = field(default_factory=set)
+    decided: dict[bytes, bool] = field(default_factory=dict)
+    deciding: Lock = field(default_factory=Lock)
+    tickets: "dict[tuple[SSLContext, object], SSLSession | None]" = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +85,9 @@ class Report:
     """What a server showed when a session was opened: a value to print, to compare or to keep.
 
     ``times`` maps each stage (connect, greeting, hello, tls, authentication) to the seconds it took. ``extensions``
-    maps each EHLO keyword to its argument text. ``certificate`` is the verified one, as ``SSLSocket.getpeercert`` has
-    it.
+    maps each EHLO keyword to its argument text. ``certificate`` is the one whose chain was verified, as
+    ``SSLSocket.getpeercert`` has it. ``pins`` are any certificate and its key, as the option ``pins`` takes them.
+    ``verified``: the server is known by its chain and name, by a pin, or by what ``on_untrusted`` said.
     """
 
     server: str
@@ -77,7 +97,9 @@ class Report:
     tls_version: str | None
     cipher: str | None
     verified: bool
+    resumed: bool
     certificate: Mapping[str, Any] | None
+    pins: tuple[str, ...]
     mechanisms: tuple[str, ...]
     mechanism: str | None
     times: Mapping[str, float]
@@ -103,12 +125,17 @@ class Session:
         self._mark = 0.0
         self._fresh: str | None = None  # the token got after the first was refused
         self._again = False  # it was tried over a connection of its own
+        self._world: World
+        self._known: Known
+        self._connect_by = inf
+        self._resumes: tuple[SSLContext, object] | None = None  # under what a ticket is known
+        self._resuming = False  # by a ticket
+        self._untrusted: TLSError | None = None  # the certificate of the first connection did not verify
 
-    async def open(self, world: World, until: float | None, seen_tls: set[str]) -> "Session":
+    async def open(self, world: World, until: float | None, known: Known) -> "Session":
         """Connect, and lead the session to where mail can be sent: greeting, EHLO, TLS, AUTH, as the options ask.
 
-        ``seen_tls`` holds the servers that have offered STARTTLS to this client. Raises SMTPError, and leaves nothing
-        open.
+        ``known`` is shared by the sessions of a client. Raises SMTPError, and leaves nothing open.
         """
         from smtpkit.transport.connect import Target
 
@@ -117,13 +144,16 @@ class Session:
             *(options.host, options.port, options.path, options.local_address, options.local_port),
             *(options.family, options.socket_options),
         )
-        self._mark = world.now()
-        limit, name = self._mark + options.limits.connect, "connect"
+        self._world, self._known, self._mark = world, known, world.now()
+        self._connect_by = min(self._connect_by, self._mark + options.limits.connect)
+        limit, name = self._connect_by, "connect"
         if until is not None and until < limit:
             limit, name = until, "total"
         stream: Stream | None = None
         deadline = limit if limit < inf else None
         try:
+            if options.client_certificate is not None:
+                await self._context(world.run)  # what cannot be loaded is told before anything is said
             if options.proxy is None:
                 stream = await world.connect(target, deadline)
             else:
@@ -146,7 +176,7 @@ class Session:
                 stream = self.channel.stream = await self._secure(stream)
                 self.channel.secured = True
             self.channel.outer = (limit, name)
-            await self._introduce(seen_tls)
+            await self._introduce()
             self.channel.outer = (until, "total") if until is not None else None
             if options.credentials is not None:
                 await self._authenticate(options.credentials)
@@ -157,15 +187,33 @@ class Session:
                 self.abort(type(error).__name__)
             if isinstance(error, TimeoutError) and not isinstance(error, SMTPError):
                 raise TimedOut(f"{options.shown}: the {name} limit ran out", limit=name) from error
-            if self._fresh is None or self._again or not isinstance(error, ChannelLost | ServiceClosing):
+            if not self._worth_another(error):
                 raise
         else:
+            self._keep_ticket()
             return self
-        # The server left after it had refused a token, so that the fresh one could not be tried.
-        self._again, self._closed = True, False
-        return await self.open(world, until, seen_tls)
+        self._closed, self.times = False, {}
+        return await self.open(world, until, known)
 
-    async def _introduce(self, seen_tls: set[str]) -> None:
+    def _worth_another(self, error: BaseException) -> bool:
+        """Is there something to be had by another connection that the one which ended so could not give?"""
+        if isinstance(error, TLSError) and error.__cause__ is not None:
+            from ssl import SSLCertVerificationError
+
+            if isinstance(error.__cause__, SSLCertVerificationError):
+                if self.options.on_untrusted and self._untrusted is None:
+                    self._untrusted = error
+                    return True
+            elif self._resumes and self._resuming:  # some servers do not refuse a ticket, they leave
+                self._known.tickets[self._resumes] = None
+                return True
+        # The server left after it had refused a token, so that the fresh one could not be tried.
+        if self._fresh is None or self._again or not isinstance(error, ChannelLost | ServiceClosing):
+            return False
+        self._again, self._connect_by, self._untrusted = True, inf, None
+        return True
+
+    async def _introduce(self) -> None:
         """Greeting, EHLO, and STARTTLS where the options want it."""
         options, channel = self.options, self.channel
         where = f"{options.host}:{options.port}{options.path or ''}"
@@ -183,14 +231,14 @@ class Session:
             return
         refusal = "the server does not offer STARTTLS"
         if "STARTTLS" in self.offered:
-            seen_tls.add(where)
+            self._known.offered_tls.add(where)
             reply = await channel.perform(procedures.secure())
             if channel.secured:
                 self.offered = NOTHING  # what was said in clear may have been said by anybody (RFC 3207 section 4.2)
                 self.offered = await channel.perform(procedures.hello(name, lmtp=options.lmtp, fall_back=False))
                 return
             refusal = f"STARTTLS was refused: {reply}"
-        if where in seen_tls:
+        if where in self._known.offered_tls:
             self.tell(SecurityMissing, server=options.shown)
         if options.tls == "required":
             raise TLSError(
@@ -203,14 +251,74 @@ class Session:
         from smtpkit.transport import tls
 
         options = self.options
-        verify = options.tls != "opportunistic"
-        context = options.ssl_context
-        if context is None:  # loading the system's certificates takes some 20 ms
-            context = await stream.run(partial(tls.default_context, verify=verify))
-        secured = await tls.secure(stream, context, options.tls_name or options.host)
+        context = await self._context(stream.run)
+        self._resumes = context, options.key
+        ticket = self._known.tickets.get(self._resumes)
+        self._resuming = ticket is not None
+        if ticket is not None:
+            del self._known.tickets[self._resumes]
+        name = options.tls_name or options.host
+        secured = await tls.secure(stream, context, name, pins=options.pins, ticket=ticket)
+        if self._untrusted is not None:
+            secured.verified = await self._decide(secured, self._untrusted)
         self._lap(secured, "tls")
-        self.tell(Secured, version=secured.version, cipher=secured.cipher, verified=secured.verified)
+        self.tell(
+            Secured,
+            version=secured.version,
+            cipher=secured.cipher,
+            verified=secured.verified,
+            resumed=secured.resumed,
+        )
         return secured
+
+    def _keep_ticket(self) -> None:
+        """Keep what the server gave to resume TLS by; by now it has said something within."""
+        ticket, tickets = getattr(self.channel.stream, "ticket", None), self._known.tickets
+        if self._resumes and ticket is not None and tickets.get(self._resumes, ticket) is not None:
+            tickets[self._resumes] = ticket
+
+    async def _context(self, run: Callable[[Callable[[], Any]], Awaitable[Any]]) -> "SSLContext":
+        """The caller's, or one of ours."""
+        from smtpkit.transport import tls
+
+        options = self.options
+        verify = options.tls != "opportunistic" and not options.pins and self._untrusted is None
+        if options.ssl_context is not None:
+            return options.ssl_context
+        context: SSLContext = await run(partial(tls.default_context, verify, options.client_certificate))
+        return context  # to load the system's certificates takes some 20 ms
+
+    async def _decide(self, secured: "SecureStream", refusal: TLSError) -> bool:
+        """Ask whether a certificate that does not verify is taken, and go on with the one who showed it, or raise.
+
+        Python cannot ask within a handshake. So the first connection was given up, and on this one nothing is verified
+        and nothing was said within TLS yet: it waits for the answer about the very certificate that it has.
+        """
+        der, policy = secured.certificate_der() or b"", self.options.on_untrusted
+        cause: Any = refusal.__cause__
+        question = Untrusted(
+            server_name=self.options.tls_name or self.options.host,
+            reason=cause.verify_message,
+            code=cause.verify_code,
+            pins=secured.pins,
+            der=der,
+            address=secured.peer,
+            tls_version=secured.version,
+            cipher=secured.cipher,
+        )
+
+        def ask() -> bool:
+            with self._known.deciding:
+                if der not in self._known.decided:
+                    answer: object = policy(question) if policy else False
+                    if not isinstance(answer, bool):
+                        raise UsageError(f"on_untrusted must return True or False, not {type(answer).__name__}")
+                    self._known.decided[der] = answer
+                return self._known.decided[der]
+
+        if not await self._world.run(ask, secured.deadline):
+            raise TLSError(f"{refusal} on_untrusted does not accept {question.pins[0]}.") from cause
+        return True
 
     async def _authenticate(self, credentials: Credentials) -> None:
         """Log in by the best mechanism; the next is tried only where the server does not support one after all."""
@@ -301,7 +409,9 @@ class Session:
             tls_version=getattr(stream, "version", None),
             cipher=getattr(stream, "cipher", None),
             verified=getattr(stream, "verified", False),
+            resumed=getattr(stream, "resumed", False),
             certificate=getattr(stream, "certificate", None),
+            pins=getattr(stream, "pins", ()),
             mechanisms=self.offered.mechanisms,
             mechanism=self.mechanism,
             times=dict(self.times),
@@ -330,6 +440,12 @@ class Session:
         self.uses += 1
         channel.outer = (until, "total") if until is not None else None
         try:
+            if mail.envelope.require_tls and not getattr(channel.stream, "verified", False):
+                raise NotSupported(
+                    f"{options.shown}: a mail that requires TLS goes over verified TLS only (RFC 8689), and here there "
+                    f"is {'none that is verified' if channel.secured else 'none'}; use tls=required or tls=implicit",
+                    extension="REQUIRETLS",
+                )
             plan = procedures.plan(
                 mail.envelope,
                 mail.mail_data,

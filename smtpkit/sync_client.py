@@ -18,7 +18,7 @@ from smtpkit.options import OptionKeywords, Options
 from smtpkit.protocol import procedures
 from smtpkit.protocol.reply import Reply
 from smtpkit.protocol.steps import Procedure
-from smtpkit.session import Report, Session, World, deliver, members
+from smtpkit.session import Known, Report, Session, World, deliver, members
 from smtpkit.throttle import Throttle
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class SyncClient:
         self._turn: int | None = None  # the thread whose turn it is
         self._session: Session | None = None
         self._opened = 0
-        self._seen_tls: set[str] = set()
+        self._known = Known()
         self._process = os.getpid()
         self._closed = False
 
@@ -71,6 +71,7 @@ class SyncClient:
         recipients: str | Iterable[str] | None = None,
         *,
         dsn: "DSN | None" = None,
+        require_tls: bool = False,
     ) -> Outcome:
         """Send one mail; return once the server has answered for it. Everything is as for ``Client.send``."""
         from smtpkit.message.message import prepare
@@ -86,6 +87,7 @@ class SyncClient:
                 newlines=options.newlines,
                 on_refused=options.on_refused,
                 dsn=dsn,
+                require_tls=require_tls,
                 run=run_inline,
             )
             return await deliver(message, preparing, lambda: self._lease(until), self._observers, until)
@@ -203,4 +205,4 @@ class SyncClient:
             raise UsageError("the client is closed; make a new one")
         self._opened += 1
         session = Session(self.options, self._opened, self._observers, self._throttle)
-        return await session.open(World(connect_blocking, run_inline, time.monotonic), until, self._seen_tls)
+        return await session.open(World(connect_blocking, run_inline, time.monotonic), until, self._known)

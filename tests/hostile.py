@@ -8,7 +8,7 @@ from urllib.parse import quote
 from smtpkit.errors import InDoubt, Outcome
 from smtpkit.observers import Observers
 from smtpkit.options import OptionKeywords, Options
-from smtpkit.session import Session, World
+from smtpkit.session import Known, Session, World
 from smtpkit.testing import Script
 from smtpkit.transport.connect import run_inline
 from tests.memory import MAIL, Talk
@@ -77,7 +77,7 @@ def open_session(stream: MemoryStream, options: OptionKeywords | None = None) ->
 
     chosen: OptionKeywords = {"hello": "client.example", "tls": "none"}
     session = Session(Options.of("smtp://127.0.0.1:25", **(chosen | (options or {}))), 1, Observers())
-    return run(session.open(World(connect, run_inline, lambda: stream.clock), None, set()))
+    return run(session.open(World(connect, run_inline, lambda: stream.clock), None, Known()))
 
 
 def at_stage(stage: str, answer: Any, **script: Any) -> Script:

@@ -8,7 +8,7 @@ from smtpkit.observers import Observers
 from smtpkit.options import OptionKeywords, Options
 from smtpkit.protocol.envelope import Envelope
 from smtpkit.protocol.mail_data import MailData
-from smtpkit.session import Session, World
+from smtpkit.session import Known, Session, World
 from smtpkit.testing import Dialogue, Received, Script
 from smtpkit.throttle import Throttle
 from smtpkit.transport.connect import run_inline
@@ -69,7 +69,7 @@ class Talk:
             return self.stream
 
         world = World(connect, run_inline, lambda: self.stream.clock)
-        return run(self.session.open(world, None, set()))
+        return run(self.session.open(world, None, Known()))
 
     def send(self, item: Any = None) -> Outcome:
         return run(self.session.send(item or mail(), None, None))[0]

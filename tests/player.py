@@ -51,7 +51,7 @@ from smtpkit.options import Options
 from smtpkit.protocol import procedures
 from smtpkit.protocol.envelope import Envelope, ForwardPath
 from smtpkit.protocol.mail_data import MailData
-from smtpkit.session import Session, World, members
+from smtpkit.session import Known, Session, World, members
 from smtpkit.transport.connect import Target, run_inline
 from smtpkit.transport.stream import Stream
 
@@ -552,7 +552,7 @@ async def _play(
 
 async def _open(session: Session, world: World) -> list[str]:
     try:
-        await session.open(world, None, set())
+        await session.open(world, None, Known())
     except SMTPError as error:
         return [_told(error)]
     return ["open"]

@@ -11,7 +11,7 @@ import pytest
 from smtpkit.errors import InDoubt, Outcome, SMTPError
 from smtpkit.observers import Observers
 from smtpkit.options import OptionKeywords, Options
-from smtpkit.session import Session, World
+from smtpkit.session import Known, Session, World
 from smtpkit.sync_client import drive
 from smtpkit.testing import Fault, Script, Server
 from smtpkit.testing.script import FaultKind
@@ -27,7 +27,7 @@ async def attempt(world: World, url: str, options: OptionKeywords, sender: str) 
     limits: OptionKeywords = {"hello": "client.example", "tls": "none", "timeout": 0.3, "final": 0.3, "connect": 0.3}
     session = Session(Options.of(url, **(limits | options)), 1, Observers())
     try:
-        await session.open(world, None, set())
+        await session.open(world, None, Known())
     except SMTPError:
         return sender, None
     outcome, _ = await session.send(mail(sender=sender), None, None)

@@ -12,7 +12,17 @@ from typing import Any
 import pytest
 
 from smtpkit.errors import UsageError
-from smtpkit.options import PARAMETERS, SCHEMES, Credentials, Limits, OptionKeywords, Options, Proxy, Secret
+from smtpkit.options import (
+    PARAMETERS,
+    SCHEMES,
+    ClientCertificate,
+    Credentials,
+    Limits,
+    OptionKeywords,
+    Options,
+    Proxy,
+    Secret,
+)
 
 SECRET = "s3cr3t"
 
@@ -23,6 +33,11 @@ def refused(url: str | None, **keywords: Any) -> str:
         Options.of(url, **keywords)
     assert SECRET not in "".join(traceback.format_exception(caught.value))
     return str(caught.value)
+
+
+async def asynchronous(_: object) -> bool:
+    """A policy that cannot be one."""
+    return True
 
 
 # Where to, and TLS.
@@ -85,6 +100,8 @@ SAMPLES: dict[str, tuple[str, Any]] = {
     "total": ("60", 60.0),
     "tls": ("implicit", "implicit"),
     "tls_name": ("mx.example.com", "mx.example.com"),
+    "pins": (f"cert-sha256:{64 * 'a'},key-sha256:{64 * '0'}", (f"cert-sha256:{64 * 'a'}", f"key-sha256:{64 * '0'}")),
+    "client_certificate": ("%2Fetc%2Fme.pem", ClientCertificate("/etc/me.pem")),
     "allow_plaintext_auth": ("true", True),
     "hello": ("[IPv6:2001:db8::1]", "[IPv6:2001:db8::1]"),
     "rate": ("1.5M", 1_500_000.0),
@@ -254,6 +271,12 @@ def test_options_cost_no_heavy_import() -> None:
         ("smtp://h?local_port=70000", "local_port must be"),
         ("smtp://h?tls_name=a%20b", "tls_name must be a host name"),
         ("smtp://h?hello=", "hello must be a host name such as"),
+        ("smtps://h?pins=", "pins must be cert-sha256: or key-sha256: and 64 hexadecimal digits"),
+        ("smtps://h?pins=cert-sha256:12", "pins must be"),
+        (f"smtps://h?pins=sha1:{64 * '0'}", "pins must be"),
+        (f"smtps://h?pins=key-sha256:{64 * 'A'}", "in lower case"),
+        (f"smtps://h?pins=key-sha256:{64 * 'a'},", "pins must be"),
+        (f"smtp://h?pins=key-sha256:{64 * 'a'}", "pins mean nothing with tls='opportunistic'"),
         ("smtp://h?hello=a%0d%0aMAIL", "hello must be"),
         ("lmtp+unix://run/lmtp", "three slashes"),
         ("lmtp+unix://", "path must be the absolute path"),
@@ -282,6 +305,31 @@ def test_refused_urls(url: str, says: str) -> None:
         ({"tls": None}, "tls must be one of"),
         ({"tls": ["none"]}, "tls must be one of"),
         ({"ssl_context": True}, "ssl_context must be an ssl.SSLContext"),
+        ({"pins": None}, "pins must be"),
+        (
+            {"client_certificate": ""},
+            "client_certificate must be the path of a PEM file with a certificate and its key",
+        ),
+        ({"client_certificate": 5}, "client_certificate must be"),
+        ({"client_certificate": ("me.pem",)}, "client_certificate must be"),
+        ({"client_certificate": ("me.pem", None)}, "client_certificate must be"),
+        ({"client_certificate": ("me.pem", "me.key", 5)}, "client_certificate must be"),
+        ({"client_certificate": (SECRET, SECRET, SECRET, SECRET)}, "client_certificate must be"),
+        ({"client_certificate": "me.pem", "tls": "none"}, "client_certificate means nothing with tls='none'"),
+        (
+            {"client_certificate": "me.pem", "tls": "required", "ssl_context": ssl.create_default_context()},
+            "client_certificate and ssl_context exclude each other",
+        ),
+        ({"on_untrusted": True}, "on_untrusted must be a plain function (not async)"),
+        ({"on_untrusted": asynchronous, "tls": "required"}, "not async"),
+        ({"on_untrusted": bool}, "on_untrusted means nothing with tls='opportunistic'"),
+        ({"on_untrusted": bool, "pins": "key-sha256:" + 64 * "0", "tls": "implicit"}, "exclude each other"),
+        ({"pins": ["key-sha256:" + 64 * "0"], "tls": "required"}, "pins must be"),
+        ({"pins": "key-sha256:" + 64 * "0", "tls": "none"}, "pins mean nothing with tls='none'"),
+        (
+            {"pins": "key-sha256:" + 64 * "0", "tls": "required", "ssl_context": ssl.create_default_context()},
+            "pins, on_untrusted and ssl_context exclude each other",
+        ),
         ({"local_address": 1}, "local_address must be"),
         ({"hello": 1}, "hello must be"),
         ({"hello": "a_b"}, "hello must be"),

@@ -141,7 +141,9 @@ def test_large(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_readable(spool: Spool) -> None:
     """A human reads a file with an editor."""
     path = spool.add(
-        Envelope("ann@example.com", (ForwardPath("rené@example.com", notify=("FAILURE",)),), utf8=True),
+        Envelope(
+            "ann@example.com", (ForwardPath("rené@example.com", notify=("FAILURE",)),), utf8=True, require_tls=True
+        ),
         MailData.of(b"Subject: x\n\n.dot\nend"),
         message_id="<1@example.com>",
     )
@@ -156,7 +158,10 @@ def test_readable(spool: Spool) -> None:
         "utf8": True,
         "ret": None,
         "envelope_id": None,
+        "require_tls": True,
     }
+    with one(spool) as entry:
+        assert entry.envelope.require_tls
     start = "Subject: x\r\n\r\n.dot\r\nend\r\nsmtpkit end 00000000000000000025 7bit dots sha256 "
     assert rest.startswith(start)
     assert len(rest) == len(start) + 64 + 2

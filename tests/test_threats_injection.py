@@ -82,6 +82,7 @@ ARGUMENTS: dict[str, Call] = {
     "send.dsn original": lambda client, text: client.send(
         MAIL, ANN, [BOB], dsn=DSN(notify=("DELAY",), original={BOB: f"old{text}@example.com"})
     ),
+    "send.require_tls": lambda client, text: client.send(MAIL, ANN, [BOB], require_tls=f"x{text}"),  # type: ignore[arg-type]
     "verify.user": lambda client, text: client.verify(f"ann{text}"),
     "expand.mailing_list": lambda client, text: client.expand(f"list{text}"),
     "command.text": lambda client, text: client.command(f"HELP{text}"),
@@ -137,7 +138,10 @@ def test_i1_separators_that_are_no_line_ends(text: str) -> None:
     assert not server.sessions[0].errors
 
 
-TEXT_OPTIONS = ("user", "password", "token", "mechanism", "authzid", "hello", "tls_name", "local_address", "proxy")
+TEXT_OPTIONS = (
+    *("user", "password", "token", "mechanism", "authzid", "hello"),
+    *("tls_name", "pins", "client_certificate", "local_address", "proxy"),
+)
 
 
 @every_bad

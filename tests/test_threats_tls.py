@@ -1,6 +1,8 @@
-"""Threats to TLS, row by row (T1-T9): what was said in clear is looked at, and no login, mail or secret is in it."""
+"""Threats to TLS, row by row (T1-T12): what was said in clear is looked at, and no login, mail or secret is in it."""
 
 import datetime as dt
+import re
+import select
 import socket
 import ssl
 from collections.abc import Callable
@@ -10,23 +12,28 @@ import anyio
 import pytest
 import trustme
 
-from smtpkit import Client, Secured, SecurityMissing, SyncClient
+from smtpkit import Client, Proxy, Secured, SecurityMissing, SyncClient
 from smtpkit.errors import (
     ChannelLost,
     InDoubt,
+    NotSupported,
     Outcome,
     ProtocolViolation,
     Refused,
     SMTPError,
+    TimedOut,
     TLSError,
     UsageError,
 )
 from smtpkit.options import OptionKeywords, TLSMode
 from smtpkit.testing import Fault, Script, Server
 from smtpkit.testing import Session as Seen
+from smtpkit.transport.tls import SecureStream, default_context, secure
 from tests.hostile import forms
 from tests.memory import Talk
-from tests.peers import peer
+from tests.peers import Behaviour, peer, silence
+from tests.relay import Relay
+from tests.streams import MemoryStream, run
 
 MAIL = b"From: ann@example.com\r\nTo: bob@example.com\r\n\r\nhello\r\n"
 SECRET = "correct horse/battery+staple"
@@ -382,6 +389,20 @@ def test_t8_no_octet_before_the_handshake(send: Any) -> None:
     assert not any(word in heard for word in (b"EHLO", b"AUTH", b"MAIL", b"QUIT", SECRET.encode()))
 
 
+def test_t8_tls_with_a_proxy_is_none_with_the_server(trusting: ssl.SSLContext) -> None:
+    """Through an https proxy, without TLS to the server: the report tells of none, and REQUIRETLS is refused."""
+    script = Script(extensions=("REQUIRETLS",))
+    with Server(script) as server, Relay("https", server.port, context=certified("localhost")) as relay:
+        proxy = Proxy.of(relay.url, ssl_context=trusting)
+        with SyncClient(f"smtp://localhost:{server.port}", tls="none", proxy=proxy) as client:
+            with pytest.raises(NotSupported, match="here there is none"):
+                client.send(MAIL, require_tls=True)
+            report = client.check()
+    assert (report.tls_version, report.cipher, report.verified, report.certificate) == (None, None, False, None)
+    assert report.pins == ()
+    assert not server.received
+
+
 def said(script: Script, until: bytes) -> int:
     """How many octets the server has said once it has said the line that begins so."""
     with Server(script) as server:
@@ -430,3 +451,188 @@ def test_t9_end_behind_a_whole_reply(send: Any, kind: Any) -> None:
     with Server(script) as server:
         outcome = send(server.url, {"ssl_context": server.client_context(), "timeout": 5.0, "hello": "client.example"})
     assert outcome.accepted == ("bob@example.com",)
+
+
+def hello_of_client(octets: bytes) -> tuple[bytes, dict[int, bytes]]:
+    """The compression methods and the extensions of a ClientHello (RFC 8446 section 4.1.2)."""
+    assert octets[0] == 0x16, "a handshake record"
+    assert octets[5] == 1, "a ClientHello"
+    at = 5 + 4 + 2 + 32
+    at += 1 + octets[at]  # the session
+    at += 2 + int.from_bytes(octets[at : at + 2])  # the cipher suites
+    methods = octets[at + 1 : at + 1 + octets[at]]
+    at += 1 + octets[at] + 2
+    extensions: dict[int, bytes] = {}
+    while at < 5 + int.from_bytes(octets[3:5]):
+        kind, size = int.from_bytes(octets[at : at + 2]), int.from_bytes(octets[at + 2 : at + 4])
+        extensions[kind] = octets[at + 4 : at + 4 + size]
+        at += 4 + size
+    return methods, extensions
+
+
+EARLY_DATA, PRE_SHARED_KEY = 42, 41
+NULL = b"\0"
+
+
+@pytest.mark.parametrize("verify", [True, False])
+def test_t10_neither_renegotiation_nor_compression_nor_early_data(*, verify: bool) -> None:
+    """Our contexts rule out compression and renegotiation, and what the client says first offers neither, nor 0-RTT."""
+    context = default_context(verify, None)
+    assert context.options & ssl.OP_NO_COMPRESSION
+    assert context.options & ssl.OP_NO_RENEGOTIATION
+    stream = MemoryStream(lambda octets: b"")
+    stream.deadline = stream.clock + 1
+    with pytest.raises(TimeoutError):
+        run(secure(stream, context, "localhost"))
+    methods, extensions = hello_of_client(bytes(stream.sent))
+    assert methods == NULL
+    assert EARLY_DATA not in extensions
+    assert extensions[0].endswith(b"localhost")  # so that what was looked at are the extensions
+
+
+def test_t10_resumption_without_early_data() -> None:
+    """TLS that is resumed by a ticket says so, and sends nothing before the server has answered (0-RTT)."""
+    server, client = certified("localhost"), ssl.create_default_context()
+    AUTHORITY.configure_trust(client)
+
+    def talk(ticket: ssl.SSLSession | None) -> tuple[SecureStream, dict[int, bytes]]:
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        tls = server.wrap_bio(incoming, outgoing, server_side=True)
+        shaken = False
+
+        def answer(octets: bytes) -> bytes:
+            nonlocal shaken
+            incoming.write(octets)
+            try:
+                if not shaken:
+                    tls.do_handshake()
+                    tls.write(b"220 here")
+                    shaken = True
+            except ssl.SSLWantReadError:
+                pass
+            return outgoing.read()
+
+        plain = MemoryStream(answer)
+        stream = run(secure(plain, client, "localhost", ticket=ticket))
+        assert run(stream.receive()) == b"220 here"
+        return stream, hello_of_client(bytes(plain.sent))[1]
+
+    first, said = talk(None)
+    assert (first.resumed, PRE_SHARED_KEY in said) == (False, False)
+    assert first.ticket is not None
+    second, said = talk(first.ticket)
+    assert (second.resumed, PRE_SHARED_KEY in said) == (True, True)
+    assert EARLY_DATA not in said
+
+
+def requiring(world: str, url: str, options: OptionKeywords) -> Outcome:
+    """Send the mail in that world, over nothing but TLS."""
+
+    async def main() -> Outcome:
+        async with Client(url, **options) as client:
+            return await client.send(MAIL, require_tls=True)
+
+    if world != "blocking":
+        return anyio.run(main, backend=world)
+    with SyncClient(url, **options) as client:
+        return client.send(MAIL, require_tls=True)
+
+
+worlds = pytest.mark.parametrize("world", ["asyncio", "trio", "blocking"])
+
+
+@worlds
+@pytest.mark.parametrize("tls", ["starttls", "implicit"])
+def test_t11_requiretls(world: str, tls: Any) -> None:
+    """Over verified TLS, where the server offers it, MAIL says REQUIRETLS; and another mail does not."""
+    mode: TLSMode = "required" if tls == "starttls" else "implicit"
+    with Server(Script(tls=tls, extensions=("REQUIRETLS", "SIZE"))) as server:
+        options: OptionKeywords = {"tls": mode, "ssl_context": server.client_context()}
+        assert requiring(world, server.url, options).accepted
+        blocking(server.url, options)
+    assert ["REQUIRETLS" in mail.mail_parameters for mail in server.received] == [True, False]
+    assert all(not session.errors for session in server.sessions)
+
+
+def offered_in_clear_only(occurrence: Any) -> str:
+    """EHLO's reply of a server that has REQUIRETLS outside TLS alone: somebody on the way said it."""
+    return "250 here\nSIZE" if occurrence.session.secured else "250 here\nSTARTTLS\nREQUIRETLS"
+
+
+LACKING: dict[str, tuple[Script, OptionKeywords, str]] = {
+    "not offered": (Script(tls="starttls"), {"tls": "required"}, "does not offer REQUIRETLS"),
+    "offered in clear": (
+        Script(tls="starttls", replies={"EHLO": offered_in_clear_only}),
+        {"tls": "required"},
+        "does not offer REQUIRETLS",
+    ),
+    "not verified": (
+        Script(tls="starttls", extensions=("REQUIRETLS",)),
+        {"tls": "opportunistic"},
+        "none that is verified",
+    ),
+    "no TLS": (Script(extensions=("REQUIRETLS",)), {"tls": "none"}, "here there is none;"),
+    "TLS is not offered": (Script(extensions=("REQUIRETLS",)), {"tls": "opportunistic"}, "here there is none;"),
+}
+
+
+@worlds
+@pytest.mark.parametrize("way", LACKING)
+def test_t11_requiretls_is_not_dropped(way: str, world: str) -> None:
+    """Without verified TLS, or where EHLO within TLS does not offer it, the mail is refused before MAIL."""
+    script, options, words = LACKING[way]
+    with Server(script) as server:
+        if options["tls"] == "required":
+            options = {**options, "ssl_context": server.client_context()}
+        with pytest.raises(NotSupported, match=words) as caught:
+            requiring(world, server.url, options)
+    assert caught.value.extension == "REQUIRETLS"
+    assert caught.value.outcome is not None
+    assert not caught.value.outcome.accepted
+    assert [b"MAIL" in session.octets_in for session in server.sessions] == [False]
+
+
+def test_t11_the_session_is_in_step() -> None:
+    """After such a refusal the session takes the next mail, which does not ask for it."""
+    with Server(Script(tls="starttls")) as server:
+        with SyncClient(server.url, tls="required", ssl_context=server.client_context()) as client:
+            with pytest.raises(NotSupported):
+                client.send(MAIL, require_tls=True)
+            assert client.send(MAIL).accepted
+        assert len(server.sessions) == 1
+
+
+def drip(connection: socket.socket) -> None:
+    """A handshake record that never ends, an octet at a time."""
+    connection.sendall(b"\x16\x03\x03\x40\x00\x02\x00\x3f\xfc")
+    while not select.select([connection], [], [], 0.02)[0] or connection.recv(65536):
+        connection.sendall(b"\0")
+
+
+@every_world
+@pytest.mark.parametrize("mode", ["required", "implicit"])
+@pytest.mark.parametrize("behaviour", [silence, drip], ids=["hangs", "drips"])
+def test_t12_handshake_that_does_not_end(send: Any, behaviour: Behaviour, mode: TLSMode) -> None:
+    """A handshake that hangs, or drips and so never is silent, ends with the connect limit, nothing told."""
+    heard = bytearray()
+
+    def serve(connection: socket.socket) -> None:
+        if mode == "required":
+            for said in (b"220 here\r\n", b"250-here\r\n250-AUTH PLAIN\r\n250 STARTTLS\r\n", b"220 go\r\n"):
+                connection.sendall(said)
+                heard.extend(connection.recv(65536))
+        behaviour(connection)
+
+    options: OptionKeywords = {**LOGIN, "tls": mode, "connect": 0.3}
+    with peer(serve) as port, pytest.raises(TimedOut) as caught:
+        send(f"smtp://localhost:{port}", options)
+    assert caught.value.limit == "connect"
+    clear = bytes(heard)
+    assert not any(word in clear for word in (b"AUTH", b"MAIL", SECRET.encode()))
+    assert (b"STARTTLS" in clear) == (mode == "required")
+
+
+def test_every_threat_has_its_test() -> None:
+    """Each row of the table of threats to TLS, T1 to T12, has a test that is named after it."""
+    rows = {found[1] for name in globals() if (found := re.match(r"test_t(\d+)_", name))}
+    assert rows == {str(number) for number in range(1, 13)}

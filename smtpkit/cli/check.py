@@ -110,10 +110,16 @@ def _tls(report: Report, screen: Screen, now: float) -> Iterator[str]:
         yield _row(screen, "TLS", "none: what is said can be read on its way")
         return
     yield _row(screen, "TLS", f"{report.tls_version}, {report.cipher}")
-    certificate = report.certificate
-    if not report.verified or not certificate:
+    if not report.verified:
         yield _row(screen, "certificate", "not verified: it may be anybody who answers")
-        return
+    elif not report.certificate:
+        yield _row(screen, "certificate", "trusted for itself, whoever issued it")
+    else:
+        yield from _verified(report.certificate, screen, now)
+    yield from (f"  {pin}" for pin in report.pins[:1])  # in one line, to be copied into pins
+
+
+def _verified(certificate: Mapping[str, Any], screen: Screen, now: float) -> Iterator[str]:
     names = [str(name) for _, name in certificate.get("subjectAltName", ())] or ["no name"]
     more = f" and {len(names) - 8} more" if len(names) > 8 else ""
     yield _row(

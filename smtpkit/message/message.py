@@ -10,7 +10,7 @@ import re
 import secrets
 import sys
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal, TypeAlias
 
@@ -175,6 +175,7 @@ async def prepare(
     newlines: Literal["normalize", "strict"] = "normalize",
     on_refused: Literal["continue", "stop"] = "continue",
     dsn: DSN | None = None,
+    require_tls: bool = False,
     run: Runner,
 ) -> Prepared:
     """Make an envelope and mail data of what the caller handed in.
@@ -190,6 +191,8 @@ async def prepare(
         source = await _source(message, sender, run, strict=newlines == "strict")
         found, data = fields.fields(source.header), source.mail_data
     envelope = _envelope(found, sender, recipients, dsn or _NO_DSN, required=on_refused == "stop")
+    if require_tls is not False:
+        envelope = replace(envelope, require_tls=require_tls)
     return Prepared(envelope, data, _first(found, "message-id"), message)
 
 

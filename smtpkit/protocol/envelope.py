@@ -112,6 +112,7 @@ class Envelope:
     """For whom a mail is: ``reverse_path`` ("" for none: a notification) and at least one forward-path.
 
     ``utf8``: the envelope or the header needs SMTPUTF8 (RFC 6531). ``ret`` and ``envelope_id`` are DSN's (RFC 3461).
+    ``require_tls``: over verified TLS at each hop, or not at all (RFC 8689).
     """
 
     reverse_path: str
@@ -119,6 +120,7 @@ class Envelope:
     utf8: bool = False
     ret: Literal["FULL", "HDRS"] | None = None
     envelope_id: str | None = None
+    require_tls: bool = False
 
     def __post_init__(self) -> None:
         if self.reverse_path:
@@ -133,6 +135,8 @@ class Envelope:
             self.envelope_id.isprintable() and 0 < len(xtext(self.envelope_id)) <= 100
         ):
             raise InvalidMail("envelope_id: 1 to 100 printable ASCII characters (RFC 3461 4.4)")
+        if not isinstance(self.require_tls, bool):
+            raise InvalidMail("require_tls: True or False")
         if not self.utf8 and not self.addresses_are_ascii:
             raise InvalidMail("an address that is not ASCII needs utf8=True on the envelope (SMTPUTF8, RFC 6531)")
 

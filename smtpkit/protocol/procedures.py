@@ -254,6 +254,7 @@ _MAIL_PARAMETERS = (
     ),
     _Parameter("BINARYMIME", lambda _, data: "BODY=BINARYMIME" if data.raw else None),
     _Parameter("SMTPUTF8", lambda envelope, _: "SMTPUTF8" if envelope.utf8 else None),
+    _Parameter("REQUIRETLS", lambda envelope, _: "REQUIRETLS" if envelope.require_tls else None),
     _Parameter("DSN", lambda envelope, _: envelope.ret and f"RET={envelope.ret}"),
     _Parameter("DSN", lambda envelope, _: envelope.envelope_id and f"ENVID={xtext(envelope.envelope_id)}"),
 )

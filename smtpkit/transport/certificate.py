@@ -1,4 +1,4 @@
-"""The hash of a certificate to which a login can be bound: tls-server-end-point (RFC 5929 section 4)."""
+"""What is read from a certificate itself: its pins, and the hash that ties a login to it (RFC 5929 section 4)."""
 
 import hashlib
 from typing import NamedTuple
@@ -40,9 +40,17 @@ def end_point(der: bytes) -> bytes | None:
     return None if name is None else hashlib.new(name, der).digest()
 
 
+def pins_of(der: bytes) -> tuple[str, str]:
+    """What the option ``pins`` may hold for a certificate in DER: itself, and its public key (SubjectPublicKeyInfo)."""
+    fields = _values(_values(_values(der)[0].octets)[0].octets)
+    key = fields[6 if fields[0].tag == _FIRST else 5].whole  # the first is the version, or left out (RFC 5280 4.1)
+    return f"cert-sha256:{hashlib.sha256(der).hexdigest()}", f"key-sha256:{hashlib.sha256(key).hexdigest()}"
+
+
 class _Value(NamedTuple):
     tag: int
     octets: bytes
+    whole: bytes  # with tag and length
 
 
 def _hash_name(der: bytes) -> str | None:
@@ -62,13 +70,13 @@ def _values(der: bytes) -> list[_Value]:
     found: list[_Value] = []
     at = 0
     while at < len(der):
-        tag, size, at = der[at], der[at + 1], at + 2
+        start, tag, size, at = at, der[at], der[at + 1], at + 2
         if size >= 0x80:
             many = size & 0x7F
             size, at = int.from_bytes(der[at : at + many]), at + many
         if at + size > len(der):
             raise ValueError
-        found.append(_Value(tag, der[at : at + size]))
+        found.append(_Value(tag, der[at : at + size], der[start : at + size]))
         at += size
     return found
 

@@ -131,16 +131,25 @@ def resolve(target: Target, deadline: float | None) -> list[str]:
     return [address.text for address in _addresses_blocking(target, deadline)]
 
 
-async def run_in_worker(function: Callable[[], T]) -> T:
-    """Run something that blocks in a worker thread; who is cancelled does not wait for it."""
+async def run_in_worker(function: Callable[[], T], deadline: float | None = None) -> T:
+    """Run something that blocks in a worker thread; who is cancelled, or has no more time, does not wait for it.
+
+    ``deadline`` is on time.monotonic's clock; TimeoutError when it comes.
+    """
     import anyio.to_thread
 
-    return await anyio.to_thread.run_sync(function, abandon_on_cancel=True)
+    left = None if deadline is None else deadline - time.monotonic()
+    with anyio.move_on_after(left):
+        return await anyio.to_thread.run_sync(function, abandon_on_cancel=True)
+    raise TimeoutError("what ran in a worker thread took too long")
 
 
-async def run_inline(function: Callable[[], T]) -> T:
-    """Run something that blocks where the caller blocks anyway."""
-    return function()
+async def run_inline(function: Callable[[], T], deadline: float | None = None) -> T:
+    """Run something that blocks where the caller blocks anyway; one that ends behind the deadline: TimeoutError."""
+    result = function()
+    if deadline is not None and time.monotonic() > deadline:
+        raise TimeoutError("what ran took too long")
+    return result
 
 
 def current_loop() -> object:

@@ -185,7 +185,7 @@ async def _secured(stream: Stream, proxy: Proxy) -> Stream:
 
     context = proxy.ssl_context
     if context is None:  # loading the system's certificates takes some 20 ms
-        context = await stream.run(lambda: tls.default_context(verify=True))
+        context = await stream.run(lambda: tls.default_context(True, None))
     try:
         return await tls.secure(stream, context, proxy.host)
     except TLSError as error:

@@ -8,8 +8,9 @@ from contextlib import suppress
 from functools import cache
 from typing import Any, TypeVar
 
-from smtpkit.errors import ChannelLost, TLSError
-from smtpkit.transport.certificate import end_point
+from smtpkit.errors import ChannelLost, TLSError, UsageError
+from smtpkit.options import ClientCertificate
+from smtpkit.transport.certificate import end_point, pins_of
 from smtpkit.transport.connect import ascii_host
 from smtpkit.transport.stream import RawSocket, Stream
 
@@ -29,27 +30,77 @@ _NO_COMMON_VERSION = {
 _NOT_TLS = {"HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE", "WRONG_VERSION_NUMBER"}
 _WRONG_HOST = {62, 64}  # X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH
 
+# What to do about a certificate that does not verify, by X509_V_ERR_…
+_NO_AUTHORITY = "trust its authority by an ssl_context of your own, or this certificate alone by pins"
+_ADVICE = {
+    2: _NO_AUTHORITY,  # UNABLE_TO_GET_ISSUER_CERT
+    9: "check the clock of this machine",  # CERT_NOT_YET_VALID
+    10: "the server needs a new one; check the clock of this machine, too",  # CERT_HAS_EXPIRED
+    18: "if it is the right one, trust it by pins or by an ssl_context",  # DEPTH_ZERO_SELF_SIGNED_CERT
+    19: _NO_AUTHORITY,  # SELF_SIGNED_CERT_IN_CHAIN
+    20: _NO_AUTHORITY,  # UNABLE_TO_GET_ISSUER_CERT_LOCALLY
+    21: f"the server may leave out a certificate of its chain; else {_NO_AUTHORITY}",  # UNABLE_TO_VERIFY_LEAF_SIGNATURE
+}
+_BROKE_OFF = (
+    "broke the connection off during the TLS handshake; it may speak no TLS 1.2 or newer, "
+    "want a client's certificate, or be out of order"
+)
+_WRONG_HOST_ADVICE = "connect to a name that it is for, or say by tls_name which name the server has"
+
 
 @cache
-def default_context(verify: bool) -> ssl.SSLContext:  # noqa: FBT001 - a cache key; there are these two
+def default_context(verify: bool, own: ClientCertificate | None) -> ssl.SSLContext:  # noqa: FBT001 - a cache key
     """The system's trusted authorities and TLS 1.2 at least (RFC 8997); made once, since it costs 23 ms.
 
-    With ``verify=False`` the channel is encrypted and nobody knows with whom (opportunistic TLS, RFC 7435).
+    With ``verify=False`` the channel is encrypted and nobody knows with whom (opportunistic TLS, RFC 7435). ``own`` is
+    shown to who asks for it. Raises UsageError for one that cannot be loaded.
     """
     context = ssl.create_default_context()
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
+    context.hostname_checks_common_name = False  # a name is a subjectAltName (RFC 9525 section 2)
     if not verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
+    if own is not None:
+        _load(context, own)
     return context
 
 
-async def secure(stream: Stream, context: ssl.SSLContext, server_name: str | None) -> "SecureStream":
+def _load(context: ssl.SSLContext, own: ClientCertificate) -> None:
+    files = own.certificate if own.key is None else f"{own.certificate} with {own.key}"
+    password = own.password.reveal() if own.password else ""  # never asked for at the terminal
+    try:
+        context.load_cert_chain(own.certificate, own.key, password=lambda: password)
+    except ssl.SSLError as error:
+        if error.reason == "KEY_VALUES_MISMATCH":
+            raise UsageError(f"client_certificate: {files}: the key is not that of the certificate") from error
+        raise UsageError(
+            f"client_certificate: {files} cannot be used: there must be a certificate and its key, in PEM; "
+            "if the key is encrypted, check the password"
+        ) from error
+    except OSError as error:
+        raise UsageError(f"client_certificate: {files} cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise UsageError(f"client_certificate: {files} cannot be used: {error}") from error
+
+
+async def secure(
+    stream: Stream,
+    context: ssl.SSLContext,
+    server_name: str | None,
+    *,
+    pins: tuple[str, ...] = (),
+    ticket: ssl.SSLSession | None = None,
+) -> "SecureStream":
     """Do the handshake, under the stream's deadline, and return the stream to use from now on.
 
     ``server_name`` is the name or IP address that the caller gave: it is sent (SNI), and the certificate must be for
-    it. None where there is none (a unix socket): then the context must not check it. What is still at hand of the
-    plain stream would be taken for TLS: see to it before. Raises TLSError, TimeoutError; the stream is then of no use.
+    it. None where there is none (a unix socket): then the context must not check it. With ``pins`` the certificate, or
+    its key, must be one of them (``pins_of``); the context should then check nothing. ``ticket`` is one of an earlier
+    stream with the same context and name; a server that does not take it does a full handshake. What is still at hand
+    of the plain stream would be taken for TLS: see to it before. Raises TLSError, TimeoutError; the stream is then of
+    no use.
     """
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     peer = server_name or stream.peer
@@ -57,7 +108,7 @@ async def secure(stream: Stream, context: ssl.SSLContext, server_name: str | Non
     if name is None and context.check_hostname:
         raise TLSError(f"TLS with {peer} cannot begin: the context checks host names, and there is none to check.")
     try:
-        tls = context.wrap_bio(incoming, outgoing, server_hostname=name)
+        tls = context.wrap_bio(incoming, outgoing, server_hostname=name, session=ticket)
     except ValueError as error:
         raise TLSError(f"TLS with {peer} cannot begin: {error}.") from error
     secured = SecureStream(stream, tls, incoming, outgoing)
@@ -68,7 +119,14 @@ async def secure(stream: Stream, context: ssl.SSLContext, server_name: str | Non
             await secured.flush()  # the alert: the server's log can tell what was wrong
         raise TLSError(_explanation(error, peer)) from error
     except ChannelLost as error:
-        raise TLSError(f"{peer} broke the connection off during the TLS handshake: {error}") from error
+        raise TLSError(f"{peer} {_BROKE_OFF}: {error}") from error
+    if pins:
+        if set(secured.pins).isdisjoint(pins):
+            raise TLSError(
+                f"{peer} is not pinned: it shows {' with '.join(secured.pins)}; "
+                "if it has a new certificate, make sure that this is it, and put one of the two in pins."
+            )
+        secured.verified = True
     return secured
 
 
@@ -88,6 +146,7 @@ class SecureStream:
         self._incoming = incoming
         self._outgoing = outgoing
         self._ended = False
+        self.verified = tls.context.verify_mode is ssl.CERT_REQUIRED  # the peer is known to be who it should be
         self._cut = False  # within a record: nothing that follows could be read
 
     @property
@@ -114,9 +173,15 @@ class SecureStream:
         return cipher[0] if cipher else ""
 
     @property
-    def verified(self) -> bool:
-        """Whether the peer's certificate was checked, and its name too where the context says so."""
-        return self._tls.context.verify_mode is ssl.CERT_REQUIRED
+    def resumed(self) -> bool:
+        """Whether the handshake was cut short by a ticket: then the certificate is that of the earlier one."""
+        return self._tls.session_reused or False
+
+    @property
+    def ticket(self) -> ssl.SSLSession | None:
+        """What resumes this TLS, once, in a later stream; in TLS 1.3 it comes with the first octets."""
+        session = self._tls.session
+        return session if session is not None and session.has_ticket else None
 
     @property
     def certificate(self) -> dict[str, Any] | None:
@@ -126,6 +191,12 @@ class SecureStream:
     def certificate_der(self) -> bytes | None:
         """The peer's certificate as it was sent, verified or not."""
         return self._tls.getpeercert(binary_form=True)
+
+    @property
+    def pins(self) -> tuple[str, ...]:
+        """The peer's certificate and its key as the option ``pins`` takes them, verified or not."""
+        certificate = self.certificate_der()
+        return () if certificate is None else pins_of(certificate)
 
     def channel_binding(self, kind: str) -> bytes | None:
         """What ties a login to this TLS: "tls-server-end-point" (RFC 5929), or "tls-exporter" (RFC 9266).
@@ -283,12 +354,16 @@ def _explanation(error: ssl.SSLError, peer: str) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         reason = error.verify_message.rstrip(".")
         if error.verify_code in _WRONG_HOST:
-            return f"The certificate that was shown is not for {peer}: {reason}."
-        return f"The certificate of {peer} cannot be trusted: {reason}."
+            return f"The certificate that was shown is not for {peer}: {reason}; {_WRONG_HOST_ADVICE}."
+        advice = _ADVICE.get(error.verify_code, "ask whoever runs the server")
+        return f"The certificate of {peer} cannot be trusted: {reason}; {advice}."
     if isinstance(error, ssl.SSLEOFError):
-        return f"{peer} broke the connection off during the TLS handshake."
+        return f"{peer} {_BROKE_OFF}."
     if error.reason in _NO_COMMON_VERSION:
-        return f"{peer} and this side have no version of TLS in common: {_reason(error)}."
+        return (
+            f"{peer} and this side have no version of TLS in common: {_reason(error)}; "
+            "the server must learn TLS 1.2 or newer."
+        )
     if error.reason in _NOT_TLS:
         return f"{peer} does not speak TLS here; check the port, and whether TLS begins at once or after STARTTLS."
     return f"The TLS handshake with {peer} failed: {_reason(error)}."

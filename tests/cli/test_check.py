@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -33,6 +34,7 @@ submission://ann:***@mx.example.com
               mx3.example.com, mx4.example.com, mx5.example.com,
               mx6.example.com, mx7.example.com and 1 more
               10 days left, until Jan 11 00:00:00 2030 GMT
+  cert-sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef
   login       PLAIN, accepted
               offered: PLAIN, LOGIN
 
@@ -57,7 +59,9 @@ def _report(**changes: object) -> smtpkit.Report:
         "tls_version": "TLSv1.3",
         "cipher": "TLS_AES_256_GCM_SHA384",
         "verified": True,
+        "resumed": False,
         "certificate": CERTIFICATE,
+        "pins": ("cert-sha256:" + 4 * "0123456789abcdef", "key-sha256:" + 64 * "f"),
         "mechanisms": ("PLAIN", "LOGIN"),
         "mechanism": "PLAIN",
         "times": {"connect": 0.01, "tls": 0.03},
@@ -81,6 +85,7 @@ def test_report() -> None:
     [
         ({"tls_version": None, "cipher": None}, "none: what is said can be read on its way"),
         ({"verified": False, "certificate": None}, "not verified: it may be anybody who answers"),
+        ({"certificate": None}, "trusted for itself, whoever issued it\n  cert-sha256:0123"),
         ({"mechanism": None, "mechanisms": ()}, "not tried: the url has no user\n              offered: none"),
         ({"extensions": {}}, "extensions\n    none"),
         ({"certificate": {"notAfter": CERTIFICATE["notAfter"]}}, "certificate no name\n"),
@@ -119,6 +124,7 @@ def test_check(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", "-v"]) == 0
     out, err = capsys.readouterr()
     assert "  certificate smtpkit TEST ONLY" in out
+    assert re.search("^  cert-sha256:[0-9a-f]{64}$", out, re.MULTILINE)
     assert "  login       PLAIN, accepted" in out
     assert "~>  AUTH PLAIN ***" in err
     assert "secret" not in out + err

@@ -204,6 +204,8 @@ def test_wrong_envelopes() -> None:
         Envelope("", (PATHS[0], ForwardPath("bob@example.com", required=True)))
     with pytest.raises(InvalidMail, match="FULL or HDRS"):
         Envelope("", PATHS, ret="full")  # type: ignore[arg-type]  # what a user may write
+    with pytest.raises(InvalidMail, match="require_tls: True or False"):
+        Envelope("", PATHS, require_tls=1)  # type: ignore[arg-type]
 
 
 def test_utf8_is_said() -> None:

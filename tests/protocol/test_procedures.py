@@ -2,6 +2,7 @@
 
 import base64
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -312,7 +313,7 @@ def test_lost_goes_through() -> None:
 
 # Plans
 
-ALL = ("PIPELINING", "SIZE", "8BITMIME", "SMTPUTF8", "DSN", "CHUNKING")
+ALL = ("PIPELINING", "SIZE", "8BITMIME", "SMTPUTF8", "DSN", "CHUNKING", "REQUIRETLS")
 
 
 def parameters(envelope: Envelope, data: MailData, *keywords: str) -> list[str]:
@@ -334,6 +335,7 @@ PLANS: list[tuple[Envelope, MailData, tuple[str, ...], list[str]]] = [
     (BOB, UNKNOWN, ALL, ["MAIL FROM:<ann@x> BODY=8BITMIME", "RCPT TO:<bob@x>"]),
     (BOB, UNKNOWN, (), MAIL_RCPT),
     (Envelope.of("", ["bob@x"]), SEVEN, (), ["MAIL FROM:<>", "RCPT TO:<bob@x>"]),
+    (replace(BOB, require_tls=True), SEVEN, ALL, ["MAIL FROM:<ann@x> SIZE=5 REQUIRETLS", "RCPT TO:<bob@x>"]),
     (
         Envelope.of("änn@x", ["böb@x"]),
         SEVEN,
@@ -389,6 +391,7 @@ LACKING: list[tuple[Envelope, MailData, str]] = [
     (Envelope.of("änn@x", ["bob@x"]), SEVEN, "SMTPUTF8"),
     (Envelope("ann@x", BOB.forward_paths, ret="FULL"), SEVEN, "DSN"),
     (Envelope("ann@x", BOB.forward_paths, envelope_id="1"), SEVEN, "DSN"),
+    (replace(BOB, require_tls=True), SEVEN, "REQUIRETLS"),
     (dsn(notify=("NEVER",)), SEVEN, "DSN"),
     (dsn(original="a@x"), SEVEN, "DSN"),
     (dsn(original="ä@x"), SEVEN, "DSN"),

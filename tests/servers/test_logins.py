@@ -15,7 +15,7 @@ from uuid import uuid4
 
 import pytest
 
-from smtpkit import Authenticated, AuthenticationRefused, Client, SyncClient, UsageError
+from smtpkit import Authenticated, AuthenticationRefused, Client, Connected, SyncClient, UsageError
 from smtpkit.options import OptionKeywords
 from tests.servers import dovecot, kdc, postfix
 from tests.servers.dovecot import Dovecot
@@ -242,3 +242,19 @@ def test_lmtp(servers: Servers) -> None:
     with SyncClient(f"lmtp://127.0.0.1:{servers.dovecot.lmtp_port}", tls="none") as client:
         assert client.send(MAIL, sender="ann@example.test", recipients=["eve@example.test"]).accepted
     assert servers.dovecot.mail("eve")
+
+
+@pytest.mark.servers
+@pytest.mark.parametrize("mode", ["starttls", "implicit"])
+@pytest.mark.parametrize(("server", "mechanism"), [("postfix", "PLAIN"), ("dovecot", "PLAIN"), ("dovecot", "EXTERNAL")])
+def test_resumed(servers: Servers, server: str, mechanism: str, mode: str) -> None:
+    """A client's later sessions resume TLS, or do without; the login succeeds either way, also by a certificate."""
+    url, options = _where(servers, server, mechanism, mode)
+    connected: list[Connected] = []
+    with SyncClient(url, **(options | _login(server, mechanism))) as client:
+        client.on(Connected, connected.append)
+        reports = [client.check() for _ in range(3)]
+    assert [(report.mechanism, report.verified) for report in reports] == [(mechanism, True)] * 3
+    # Each connection of Dovecot's is served by a process of its own, which knows no other's tickets.
+    assert [report.resumed for report in reports] == ([False, True, True] if server == "postfix" else [False] * 3)
+    assert len(connected) == 3  # a ticket that is refused costs nothing

@@ -63,7 +63,7 @@ def test_wrong_ip_address(trusting: ssl.SSLContext) -> None:
 
 def test_unverified() -> None:
     """A certificate of an unknown authority is refused by the default context."""
-    sentence = _refusal(_server("localhost"), default_context(True), "localhost")
+    sentence = _refusal(_server("localhost"), default_context(True, None), "localhost")
     assert "The certificate of localhost cannot be trusted" in sentence
     assert "issuer" in sentence
 
@@ -82,9 +82,11 @@ def test_no_common_version(trusting: ssl.SSLContext) -> None:
     new = ssl.create_default_context()
     AUTHORITY.configure_trust(new)
     new.minimum_version = ssl.TLSVersion.TLSv1_3
-    assert "no version of TLS in common" in _refusal(old, new, "localhost")
-    assert default_context(True).minimum_version is ssl.TLSVersion.TLSv1_2
-    assert default_context(False).minimum_version is ssl.TLSVersion.TLSv1_2
+    sentence = _refusal(old, new, "localhost")
+    assert "no version of TLS in common" in sentence
+    assert "TLS 1.2 or newer" in sentence
+    assert default_context(True, None).minimum_version is ssl.TLSVersion.TLSv1_2
+    assert default_context(False, None).minimum_version is ssl.TLSVersion.TLSv1_2
 
 
 def test_peer_that_speaks_no_tls(trusting: ssl.SSLContext) -> None:
@@ -151,7 +153,9 @@ def test_opportunistic() -> None:
     """Without verification any certificate will do, and the stream says that nothing was verified."""
 
     async def main(port: int) -> None:
-        stream = await secure(await connect_blocking(Target("127.0.0.1", port), None), default_context(False), "x.test")
+        stream = await secure(
+            await connect_blocking(Target("127.0.0.1", port), None), default_context(False, None), "x.test"
+        )
         assert not stream.verified
         assert stream.certificate is None
         assert stream.certificate_der()
@@ -163,9 +167,9 @@ def test_opportunistic() -> None:
 
 def test_contexts_are_made_once() -> None:
     """Making a context costs more than a handshake, so there are two of them."""
-    assert default_context(True) is default_context(True)
-    assert default_context(True).check_hostname
-    assert default_context(True).verify_mode is ssl.CERT_REQUIRED
+    assert default_context(True, None) is default_context(True, None)
+    assert default_context(True, None).check_hostname
+    assert default_context(True, None).verify_mode is ssl.CERT_REQUIRED
 
 
 async def _exchange(port: int, context: ssl.SSLContext, open_: Callable[..., Awaitable[SecureStream]]) -> None:

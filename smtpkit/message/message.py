@@ -34,7 +34,7 @@ from smtpkit.message.source import (
     path_source,
     repeatable,
 )
-from smtpkit.message.stdlib import stdlib_source, weight
+from smtpkit.message.stdlib import stdlib_source, weight_of
 from smtpkit.protocol.envelope import Envelope, ForwardPath, Notify
 from smtpkit.protocol.mail_data import MailData
 
@@ -42,9 +42,11 @@ if TYPE_CHECKING:
     from email.message import EmailMessage, MIMEPart
 
 Runner: TypeAlias = Callable[[Callable[[], Any]], Awaitable[Any]]
+Reading: TypeAlias = Callable[[], Source | Awaitable[Source]]
 
 SMALL = 262_144  # octets that may be looked through without leaving the event loop
 
+_OCTETS = (bytes, bytearray, memoryview)
 _OWN_FIELDS = {
     "from": "sender=",
     "to": "to=",
@@ -76,7 +78,10 @@ class DSN:
     original: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+_NO_DSN = DSN()
+
+
+@dataclass(slots=True)
 class Prepared:
     """A mail ready to be sent. ``item`` is what the caller handed in; ``message_id`` is that of its header."""
 
@@ -245,9 +250,18 @@ async def prepare(
     newest Resent block if there is one. Of a one-shot source only the header is read. ``run`` runs a function that
     blocks; nothing else is awaited but an async iterable. Raises InvalidMail.
     """
-    source = await _source(message, sender, run, strict=newlines == "strict")
+    try:
+        work, weight = _reading(message, sender, strict=newlines == "strict")
+        source = work() if weight <= SMALL else await run(work)
+        if not isinstance(source, Source):
+            source = await source
+    except SMTPError:
+        raise
+    except Exception as error:
+        raise InvalidMail(f"message: it cannot be read ({type(error).__name__}: {error})") from error
     found = fields.fields(source.header)
-    envelope = _envelope(found, sender, recipients, dsn or DSN(), required=on_refused == "stop")
+    utf8 = not source.header.isascii() and _header_needs_utf8(found)
+    envelope = _envelope(found, sender, recipients, dsn or _NO_DSN, required=on_refused == "stop", utf8=utf8)
     return Prepared(envelope, source.mail_data, _first(found, "message-id"), message)
 
 
@@ -261,6 +275,7 @@ def _envelope(
     dsn: DSN,
     *,
     required: bool,
+    utf8: bool,
 ) -> Envelope:
     """The envelope of what was given, and of the header where nothing was."""
     if sender is None:
@@ -280,14 +295,21 @@ def _envelope(
         mailboxes = mailboxes_of(recipients, "recipients")
         if not mailboxes:
             raise InvalidMail('recipients: nobody to send to; give recipients=["bob@example.com"]')
-    once: dict[tuple[str, str], str] = {}  # a domain is the same in either case, a local part is not
-    for mailbox in mailboxes:
-        local, _, domain = mailbox.address.rpartition("@")
-        once.setdefault((local, domain.lower()), mailbox.address)
-    addresses = list(once.values())
-    paths = tuple(_forward_paths(addresses, dsn, required=required))
-    utf8 = not (reverse_path.isascii() and all(map(str.isascii, addresses))) or _header_needs_utf8(found)
+    addresses = [mailbox.address for mailbox in mailboxes]
+    if len({address.lower() for address in addresses}) < len(addresses):
+        addresses = _once_each(addresses)
+    paths = _forward_paths(addresses, dsn, required=required)
+    utf8 = utf8 or not (reverse_path.isascii() and all(map(str.isascii, addresses)))
     return Envelope(reverse_path, paths, utf8, dsn.ret, dsn.envelope_id)
+
+
+def _once_each(addresses: list[str]) -> list[str]:
+    """The addresses, told apart: a domain is the same in either case, a local part is not."""
+    once: dict[tuple[str, str], str] = {}
+    for address in addresses:
+        local, _, domain = address.rpartition("@")
+        once.setdefault((local, domain.lower()), address)
+    return list(once.values())
 
 
 def _prefix(found: list[tuple[str, str]]) -> str:
@@ -306,7 +328,7 @@ def _mailboxes(found: list[tuple[str, str]], wanted: str) -> list[Mailbox]:
 def _header_needs_utf8(found: list[tuple[str, str]]) -> bool:
     """Is an address in the header not ASCII as it is written there (RFC 6532)?"""
     for name, text in found:
-        if name in ADDRESS_FIELDS - set(fields.NEVER_SENT) and not text.isascii():
+        if name in ADDRESS_FIELDS and name not in fields.NEVER_SENT and not text.isascii():
             try:
                 mailboxes = parse_mailboxes(text)
             except InvalidMail:
@@ -316,7 +338,9 @@ def _header_needs_utf8(found: list[tuple[str, str]]) -> bool:
     return False
 
 
-def _forward_paths(addresses: list[str], dsn: DSN, *, required: bool) -> Iterator[ForwardPath]:
+def _forward_paths(addresses: list[str], dsn: DSN, *, required: bool) -> tuple[ForwardPath, ...]:
+    if not (dsn.notify or dsn.original):
+        return tuple([ForwardPath(address, required) for address in addresses])
     original = {address_of(address, "original"): text for address, text in dsn.original.items()}
     notify = {}
     if isinstance(dsn.notify, Mapping):
@@ -326,9 +350,11 @@ def _forward_paths(addresses: list[str], dsn: DSN, *, required: bool) -> Iterato
     stray = (original.keys() | notify.keys()) - set(addresses)
     if stray:
         raise InvalidMail(f"dsn: {', '.join(sorted(stray))} is no recipient of this mail")
-    for address in addresses:
-        wanted = notify.get(address, ())
-        yield ForwardPath(address, required, wanted, original.get(address, address if wanted else None))
+    wanted = [(address, notify.get(address, ())) for address in addresses]
+    return tuple(
+        ForwardPath(address, required, conditions, original.get(address, address if conditions else None))
+        for address, conditions in wanted
+    )
 
 
 def _conditions(notify: tuple[Notify, ...]) -> tuple[Notify, ...]:
@@ -344,58 +370,43 @@ def _first(found: list[tuple[str, str]], wanted: str) -> str | None:
 # --- what it is ------------------------------------------------------------------------------------------------------
 
 
-async def _source(message: Any, sender: str | None, run: Runner, *, strict: bool) -> Source:
-    """Take the message for what it is. Raises InvalidMail, also for whatever goes wrong in a source of the caller's."""
-    try:
-        if isinstance(message, bytes | bytearray | memoryview):
-            octets = bytes(message)
-            return await _perhaps_run(partial(in_memory, octets, strict=strict), len(octets), run)
-        if isinstance(message, Message):
-            return await _message(message, run, strict=strict)
-        stdlib = sys.modules.get("email.message")  # not imported, so not the caller's either
-        if stdlib is not None and isinstance(message, stdlib.Message):
-            work = partial(stdlib_source, message, sender, strict=strict)
-            return await _perhaps_run(work, weight(message), run)
-        if isinstance(message, os.PathLike):
-            return await _perhaps_run(partial(path_source, message, strict=strict), SMALL + 1, run)
-        if isinstance(message, str):
-            raise InvalidMail(
-                f"message {message[:60]!r}: a str may be a file's name or a text; give Path(...) or .encode()"
-            )
-        if isinstance(message, list | tuple):
-            chunks = tuple(map(octets_of, message))
-            work = partial(repeatable, lambda: iter(chunks), strict=strict, blocking=False)
-            return await _perhaps_run(work, sum(map(len, chunks)), run)
-        if isinstance(message, AsyncIterable):
-            return await async_one_shot(message, strict=strict)
-        if isinstance(message, io.TextIOBase):
-            raise InvalidMail('message: a text file; open it as binary: open(path, "rb")')
-        if hasattr(message, "read"):
-            return await _perhaps_run(partial(file_source, message, strict=strict), SMALL + 1, run)
-        if isinstance(message, Iterable):
-            return one_shot(map(octets_of, message), strict=strict, blocking=False)
-    except SMTPError:
-        raise
-    except Exception as error:
-        raise InvalidMail(f"message: it cannot be read ({type(error).__name__}: {error})") from error
+def _reading(message: Any, sender: str | None, *, strict: bool) -> tuple[Reading, int]:
+    """What reads the message, taken for what it is, and about how many octets that will look through.
+
+    Raises InvalidMail, and whatever goes wrong in a source of the caller's.
+    """
+    if isinstance(message, _OCTETS):
+        octets = bytes(message)
+        return partial(in_memory, octets, strict=strict), len(octets)
+    if isinstance(message, Message):
+        weight = SMALL + 1 if message.attachments else len(message.text or "") + len(message.html or "")
+        return partial(_composed, message, strict=strict), weight
+    stdlib = sys.modules.get("email.message")  # not imported, so not the caller's either
+    if stdlib is not None and isinstance(message, stdlib.Message):
+        return partial(stdlib_source, message, sender, strict=strict), weight_of(message)
+    if isinstance(message, os.PathLike):
+        return partial(path_source, message, strict=strict), SMALL + 1
+    if isinstance(message, str):
+        raise InvalidMail(
+            f"message {message[:60]!r}: a str may be a file's name or a text; give Path(...) or .encode()"
+        )
+    if isinstance(message, list | tuple):
+        chunks = tuple(map(octets_of, message))
+        return partial(repeatable, lambda: iter(chunks), strict=strict, blocking=False), sum(map(len, chunks))
+    if isinstance(message, AsyncIterable):
+        return partial(async_one_shot, message, strict=strict), 0
+    if isinstance(message, io.TextIOBase):
+        raise InvalidMail('message: a text file; open it as binary: open(path, "rb")')
+    if hasattr(message, "read"):
+        return partial(file_source, message, strict=strict), SMALL + 1
+    if isinstance(message, Iterable):
+        return partial(one_shot, map(octets_of, message), strict=strict, blocking=False), 0
     raise InvalidMail(f"message: {_ACCEPTED}; not {type(message).__name__}")
 
 
-async def _perhaps_run(work: Callable[[], Source], weight: int, run: Runner) -> Source:
-    """Do the work here if it is small, else where it holds nobody up."""
-    if weight <= SMALL:
-        return work()
-    source: Source = await run(work)
-    return source
-
-
-async def _message(message: Message, run: Runner, *, strict: bool) -> Source:
-    def compose() -> Source:
-        header, mail_data = in_memory(message.as_bytes(), strict=strict)
-        return Source(header + message._blind, mail_data)  # noqa: SLF001  of this module
-
-    weight = SMALL + 1 if message.attachments else len(message.text or "") + len(message.html or "")
-    return await _perhaps_run(compose, weight, run)
+def _composed(message: Message, *, strict: bool) -> Source:
+    header, mail_data = in_memory(message.as_bytes(), strict=strict)
+    return Source(header + message._blind, mail_data)  # noqa: SLF001  of this module
 
 
 # --- the parts of a Message -------------------------------------------------------------------------------------------

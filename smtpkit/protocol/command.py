@@ -12,7 +12,7 @@ from typing import ClassVar
 from smtpkit.errors import InvalidMail
 from smtpkit.protocol.reply import ROOMY, USUAL, Reply, ReplyLimits
 
-_UNSAFE = re.compile(rb"[\x00-\x1f\x7f]")
+_UNSAFE = re.compile("[\x00-\x1f\x7f]")
 MASK = "***"
 
 
@@ -22,12 +22,12 @@ def line(verb: str, argument: str = "", *, longest: int = 512) -> bytes:
     ``longest`` counts octets with CRLF (RFC 5321 section 4.5.3.1.4). Non-ASCII text goes out as UTF-8 (RFC 6531).
     """
     text = f"{verb} {argument}" if argument else verb
+    if not text.isprintable() and _UNSAFE.search(text):
+        raise InvalidMail(f"{verb} argument {argument!r}: control characters cannot be sent; remove them")
     try:
         octets = text.encode()
     except UnicodeEncodeError:
         raise InvalidMail(f"{verb} argument {argument!r}: a lone surrogate cannot be encoded") from None
-    if _UNSAFE.search(octets):
-        raise InvalidMail(f"{verb} argument {argument!r}: control characters cannot be sent; remove them")
     if len(octets) + 2 > longest:
         raise InvalidMail(f"{verb}: the command line would be longer than {longest} octets")  # it may hold a secret
     return octets + b"\r\n"
@@ -56,6 +56,19 @@ class Command:
     def show(self, reply: Reply) -> Reply:
         """What may be shown of the reply to this."""
         return reply
+
+
+class _Bare(Command):
+    """A verb and nothing else, rendered once."""
+
+    __slots__ = ()
+    _octets: ClassVar[bytes]
+
+    def __init_subclass__(cls) -> None:
+        cls._octets = line(cls.__name__.upper())
+
+    def render(self) -> bytes:
+        return self._octets
 
 
 class Greeting(Command):
@@ -102,7 +115,7 @@ class Helo(Ehlo):
     __slots__ = ()
 
 
-class StartTLS(Command):
+class StartTLS(_Bare):
     """STARTTLS (RFC 3207)."""
 
     __slots__ = ()
@@ -165,7 +178,7 @@ MAIL_LINE = 512 + 26 + 17 + 10 + 107 + 500
 RCPT_LINE = 512 + 500 + 1500
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Mail(Command):
     """MAIL, with its parameters rendered already."""
 
@@ -173,10 +186,13 @@ class Mail(Command):
     parameters: tuple[str, ...] = ()
 
     def render(self) -> bytes:  # noqa: D102
-        return line(self.verb, " ".join((f"FROM:<{self.path}>", *self.parameters)), longest=MAIL_LINE)
+        argument = f"FROM:<{self.path}>"
+        if self.parameters:
+            argument = " ".join((argument, *self.parameters))
+        return line("MAIL", argument, longest=MAIL_LINE)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Rcpt(Command):
     """RCPT, with its parameters rendered already."""
 
@@ -184,10 +200,13 @@ class Rcpt(Command):
     parameters: tuple[str, ...] = ()
 
     def render(self) -> bytes:  # noqa: D102
-        return line(self.verb, " ".join((f"TO:<{self.path}>", *self.parameters)), longest=RCPT_LINE)
+        argument = f"TO:<{self.path}>"
+        if self.parameters:
+            argument = " ".join((argument, *self.parameters))
+        return line("RCPT", argument, longest=RCPT_LINE)
 
 
-class Data(Command):
+class Data(_Bare):
     """DATA."""
 
     __slots__ = ()
@@ -205,19 +224,19 @@ class Bdat(Command):
         return line(self.verb, f"{self.size} LAST" if self.last else f"{self.size}")
 
 
-class Rset(Command):
+class Rset(_Bare):
     """RSET."""
 
     __slots__ = ()
 
 
-class Noop(Command):
+class Noop(_Bare):
     """NOOP."""
 
     __slots__ = ()
 
 
-class Quit(Command):
+class Quit(_Bare):
     """QUIT."""
 
     __slots__ = ()

@@ -4,11 +4,12 @@ A client holds no task between calls. It works with ``async with`` or with ``acl
 event loop that opened them. On asyncio and on trio.
 """
 
+import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterable, Callable, Coroutine, Iterable
+from contextlib import AbstractAsyncContextManager
 from types import TracebackType
-from typing import TYPE_CHECKING, BinaryIO, Self, TypeAlias, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, BinaryIO, Self, TypeAlias, TypeVar, Unpack
 
 from smtpkit.errors import Outcome, TimedOut, UsageError
 from smtpkit.events import Event
@@ -52,6 +53,7 @@ class Client:
 
     def __init__(self, url: str | None = None, **options: Unpack[OptionKeywords]) -> None:
         self.options = Options.of(url, **options)
+        self._key = self.options.key
         self._observers = Observers()
         rate = self.options.rate
         self._throttle = Throttle(rate, time.monotonic()) if rate else None
@@ -161,11 +163,12 @@ class Client:
         total = self.options.limits.total
         return None if total is None else time.monotonic() + total
 
-    @asynccontextmanager
-    async def _session(self, until: float | None, *, fresh: bool = False) -> AsyncGenerator[Session]:
+    def _session(self, until: float | None, *, fresh: bool = False) -> "_Lease":
         """A session for the time of a block: the one used last, or a new one, or the next that is given back."""
+        return _Lease(self, Request(object() if fresh else self._key), until)
+
+    async def _take(self, request: Request[Session], until: float | None) -> Session:
         self._settle_in()
-        request: Request[Session] = Request(object() if fresh else self.options.key)
         try:
             _drop(self._pool.ask(request))
             if not request.granted:
@@ -174,9 +177,13 @@ class Client:
             if session is None:
                 session = await self._open(until)
                 self._pool.opened(request, session)
-            yield session
-        finally:
-            _drop(self._pool.give_back(request))
+        except BaseException:
+            self._give_back(request)
+            raise
+        return session
+
+    def _give_back(self, request: Request[Session]) -> None:
+        _drop(self._pool.give_back(request))
 
     async def _wait(self, request: Request[Session], until: float | None) -> None:
         """Wait for the turn of a request."""
@@ -210,9 +217,13 @@ class Client:
     def _settle_in(self) -> None:
         """Sessions live in one event loop; a client without sessions may move to another."""
         self._check_open()
-        from anyio.lowlevel import current_token
+        home: object
+        try:
+            home = asyncio.get_running_loop()
+        except RuntimeError:
+            from anyio.lowlevel import current_token
 
-        home = current_token()
+            home = current_token()
         if home != self._home:
             if self._home is not None and not self._pool.is_empty:
                 raise UsageError(
@@ -220,6 +231,23 @@ class Client:
                     "one), or aclose() it before its loop ends"
                 )
             self._home = home
+
+
+class _Lease:
+    """A session for the time of a block; a plain class, since a generator costs four times as much."""
+
+    __slots__ = ("_client", "_request", "_until")
+
+    def __init__(self, client: Client, request: Request[Session], until: float | None) -> None:
+        self._client = client
+        self._request = request
+        self._until = until
+
+    def __aenter__(self) -> Coroutine[Any, Any, Session]:
+        return self._client._take(self._request, self._until)
+
+    async def __aexit__(self, *_: object) -> None:
+        self._client._give_back(self._request)
 
 
 def _drop(sessions: list[Session]) -> None:

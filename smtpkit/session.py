@@ -302,6 +302,11 @@ class Session:
         """In step, and nothing has arrived since that was not asked for."""
         return self.channel.idle
 
+    @property
+    def broken(self) -> bool:
+        """Out of step, or over."""
+        return self.channel.broken
+
     async def perform(self, procedure: Procedure[T], until: float | None = None) -> T:
         """Perform a procedure under the total limit."""
         self.uses += 1
@@ -324,10 +329,10 @@ class Session:
                 chunked=options.chunking == "always",
                 lmtp=options.lmtp,
                 message_id=mail.message_id,
+                item=item,
             )
         except SMTPError as error:
-            error.outcome = Outcome(message_id=mail.message_id, item=item, error=error)
-            return error.outcome, False
+            return _outcome(error, mail, item), False
         started = Started(procedures.transaction(plan, reset=self._open), item)
         try:
             await channel.start(started)
@@ -369,8 +374,9 @@ class Session:
             self._observers.emit(kind(at=self.channel.stream.now(), session=self.number, **what))
 
 
-def _outcome(error: SMTPError, mail: "Prepared") -> Outcome:
-    error.outcome = error.outcome or Outcome(message_id=mail.message_id, error=error)
+def _outcome(error: SMTPError, mail: "Prepared", item: object) -> Outcome:
+    """The outcome of a mail of which nothing was said."""
+    error.outcome = Outcome(message_id=mail.message_id, item=item, error=error)
     return error.outcome
 
 
@@ -378,15 +384,10 @@ def _settled(started: Started[Outcome], mail: "Prepared", item: object) -> Outco
     """What a transaction that ended means, however it ended."""
     error = started.error
     if error is None:
-        outcome = started.result
-    elif isinstance(error, SMTPError):
-        outcome = _outcome(error, mail)
-    else:
+        return started.result
+    if not isinstance(error, SMTPError):
         raise error
-    outcome = replace(outcome, item=item)
-    if outcome.error is not None:
-        outcome.error.outcome = outcome
-    return outcome
+    return error.outcome or _outcome(error, mail, item)
 
 
 def members(reply: Reply) -> tuple[str, ...]:

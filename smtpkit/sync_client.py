@@ -6,8 +6,7 @@ The coroutines of the core run to their end over a blocking stream, on which not
 import os
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Coroutine, Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
@@ -180,21 +179,23 @@ class SyncClient:
         total = self.options.limits.total
         return None if total is None else time.monotonic() + total
 
-    @asynccontextmanager
-    async def _lease(self, until: float | None) -> AsyncGenerator[Session]:
+    def _lease(self, until: float | None) -> "_Lease":
         """The session for the time of a block: the one at hand if it is still good, else a new one."""
+        return _Lease(self, until)
+
+    async def _take(self, until: float | None) -> Session:
         session = self._session
         if session is None or not session.usable:
             if session is not None:
                 session.abort("dead or broken")
             self._session = None
             session = self._session = await self._open(until)
-        try:
-            yield session
-        finally:
-            if session.channel.broken:
-                session.abort("broken")
-                self._session = None
+        return session
+
+    def _give_back(self) -> None:
+        if self._session is not None and self._session.broken:
+            self._session.abort("broken")
+            self._session = None
 
     async def _open(self, until: float | None) -> Session:
         from smtpkit.transport.connect import connect_blocking, run_inline
@@ -204,3 +205,19 @@ class SyncClient:
         self._opened += 1
         session = Session(self.options, self._opened, self._observers, self._throttle)
         return await session.open(World(connect_blocking, run_inline, time.monotonic), until, self._seen_tls)
+
+
+class _Lease:
+    """The session for the time of a block."""
+
+    __slots__ = ("_client", "_until")
+
+    def __init__(self, client: SyncClient, until: float | None) -> None:
+        self._client = client
+        self._until = until
+
+    def __aenter__(self) -> Coroutine[Any, Any, Session]:
+        return self._client._take(self._until)
+
+    async def __aexit__(self, *_: object) -> None:
+        self._client._give_back()

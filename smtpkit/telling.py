@@ -14,9 +14,12 @@ _DRY = object()  # what a source that has ended gives
 
 
 class Telling:
-    """Mail data piece by piece. ``ended`` is set with the last piece; a fault in the source is InvalidMail."""
+    """Mail data piece by piece. ``ended`` is set with the last piece; a fault in the source is InvalidMail.
 
-    __slots__ = ("_chunk", "_chunks", "_ends", "_left", "_piece", "_run", "ended")
+    ``at_once``: all of it is in memory, so that a piece is not waited for.
+    """
+
+    __slots__ = ("_chunk", "_chunks", "_ends", "_left", "_piece", "_run", "at_once", "ended")
 
     def __init__(self, mail_data: MailData, piece: int, run: Runner) -> None:
         self.ended = False
@@ -25,8 +28,9 @@ class Telling:
         self._ends = None if mail_data.mended else LineEnds(strict=mail_data.strict)
         try:
             source = mail_data.tell()
+            self.at_once = type(source) is tuple
             self._chunks: Iterator[bytes] | AsyncIterator[bytes] = (
-                aiter(source) if isinstance(source, AsyncIterable) else iter(source)
+                aiter(source) if not self.at_once and isinstance(source, AsyncIterable) else iter(source)
             )
         except (InvalidMail, UsageError):
             raise
@@ -73,7 +77,9 @@ class Telling:
         chunk: Any
         while not self._chunk:
             try:
-                if isinstance(self._chunks, AsyncIterator):
+                if self.at_once:
+                    chunk = next(self._chunks, _DRY)
+                elif isinstance(self._chunks, AsyncIterator):
                     chunk = await anext(self._chunks, _DRY)
                 elif self._run is not None:
                     chunk = await self._run(partial(next, self._chunks, _DRY))

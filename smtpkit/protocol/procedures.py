@@ -49,7 +49,7 @@ from smtpkit.protocol.extension import NOTHING, Extensions
 from smtpkit.protocol.mail_data import MailData
 from smtpkit.protocol.mechanism import Identity, Mechanism
 from smtpkit.protocol.reply import Reply
-from smtpkit.protocol.steps import Hear, Lost, Pass, Procedure, Run, Say, Secure, Step, Transfer, Transferred
+from smtpkit.protocol.steps import HEAR, PASS, Lost, Procedure, Run, Say, Secure, Step, Transfer, Transferred
 
 # More commands than this are never unanswered at once: their replies would fill the buffers between us.
 MOST_UNANSWERED = 200
@@ -61,7 +61,7 @@ _EMPTY = MailData.of(b"")
 
 def _hear(stage: str) -> Generator[Step, Reply, Reply]:
     """The next reply; 421 raises."""
-    reply = yield Hear()
+    reply = yield HEAR
     if reply.closing:
         raise ServiceClosing(reply, stage)
     return reply
@@ -77,7 +77,7 @@ def _leave() -> Generator[Step, Any, None]:
     """Say QUIT before the session is given up, as RFC 5321 section 4.1.1.10 asks; what comes of it is all one."""
     yield Say(Quit())
     with suppress(Lost):
-        yield Hear()
+        yield HEAR
 
 
 def greeting() -> Procedure[Reply]:
@@ -217,44 +217,34 @@ def command(text: str) -> Procedure[Reply]:
 def termination() -> Procedure[Reply]:
     """QUIT; the reply is of no consequence (RFC 5321 section 4.1.1.10), nor is the lack of one."""
     yield Say(Quit())
-    reply: Reply = yield Hear()
+    reply: Reply = yield HEAR
     return reply
 
 
-@dataclass(frozen=True, slots=True)
-class _Parameter:
-    """A parameter of MAIL or RCPT: its extension, its text (None: not needed), and whether the mail needs it."""
-
-    extension: str
-    text: Callable[[Envelope, MailData], str | None]
-    needed: Callable[[Envelope, MailData], bool] = lambda _envelope, _data: True
-
-
-_MAIL_PARAMETERS = (
-    _Parameter(
-        "SIZE", lambda _, data: None if data.size is None else f"SIZE={data.size}", lambda _envelope, _data: False
-    ),
-    _Parameter(
-        "8BITMIME",
-        lambda _, data: None if data.eight_bit is False else "BODY=8BITMIME",
-        lambda _, data: data.eight_bit is True,
-    ),
-    _Parameter("SMTPUTF8", lambda envelope, _: "SMTPUTF8" if envelope.utf8 else None),
-    _Parameter("DSN", lambda envelope, _: envelope.ret and f"RET={envelope.ret}"),
-    _Parameter("DSN", lambda envelope, _: envelope.envelope_id and f"ENVID={xtext(envelope.envelope_id)}"),
-)
+def _mail(envelope: Envelope, data: MailData, offered: Extensions) -> Mail:
+    """MAIL, with what it tells of the mail. Raises NotSupported."""
+    parameters = []
+    if data.size is not None and "SIZE" in offered:
+        parameters.append(f"SIZE={data.size}")
+    if data.eight_bit is not False:
+        if "8BITMIME" in offered:
+            parameters.append("BODY=8BITMIME")
+        elif data.eight_bit:
+            raise lacking("8BITMIME", "BODY=8BITMIME is needed by this mail")
+    if envelope.utf8:
+        parameters.append(_needed("SMTPUTF8", "SMTPUTF8", offered))
+    if envelope.ret:
+        parameters.append(_needed("DSN", f"RET={envelope.ret}", offered))
+    if envelope.envelope_id:
+        parameters.append(_needed("DSN", f"ENVID={xtext(envelope.envelope_id)}", offered))
+    return Mail(envelope.reverse_path, tuple(parameters))
 
 
-def _parameters(envelope: Envelope, data: MailData, offered: Extensions) -> Iterator[str]:
-    """The parameters of MAIL. Raises NotSupported."""
-    for parameter in _MAIL_PARAMETERS:
-        text = parameter.text(envelope, data)
-        if text is None:
-            continue
-        if parameter.extension in offered:
-            yield text
-        elif parameter.needed(envelope, data):
-            raise lacking(parameter.extension, f"{text} is needed by this mail")
+def _needed(extension: str, text: str, offered: Extensions) -> str:
+    """A parameter that this mail cannot do without."""
+    if extension not in offered:
+        raise lacking(extension, f"{text} is needed by this mail")
+    return text
 
 
 def lacking(extension: str, why: str) -> NotSupported:
@@ -263,6 +253,8 @@ def lacking(extension: str, why: str) -> NotSupported:
 
 
 def _recipient(path: ForwardPath, envelope: Envelope, offered: Extensions) -> Rcpt:
+    if not path.notify and path.original is None:
+        return Rcpt(path.address)
     parameters = []
     if path.notify:
         parameters.append(f"NOTIFY={','.join(path.notify)}")
@@ -272,12 +264,12 @@ def _recipient(path: ForwardPath, envelope: Envelope, offered: Extensions) -> Rc
         else:
             encode = utf8_addr_unitext if envelope.utf8 else utf8_addr_xtext
             parameters.append(f"ORCPT=utf-8;{encode(path.original)}")
-    if parameters and "DSN" not in offered:
+    if "DSN" not in offered:
         raise lacking("DSN", f"{parameters[0]} was asked for <{path.address}>")
     return Rcpt(path.address, tuple(parameters))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Plan:
     """A transaction, ready to be said to a server that offers what it needs."""
 
@@ -289,6 +281,7 @@ class Plan:
     pipelining: bool
     lmtp: bool
     message_id: str | None = None
+    item: object = None
 
     @property
     def joined(self) -> bool:
@@ -308,6 +301,7 @@ def plan(
     chunked: bool = False,
     lmtp: bool = False,
     message_id: str | None = None,
+    item: object = None,
 ) -> Plan:
     """Fit a mail to what the server offers. Raises NotSupported before anything is said."""
     if mail_data.eight_bit and "8BITMIME" not in offered and mail_data.seven_bit is not None and not envelope.utf8:
@@ -319,14 +313,15 @@ def plan(
     if chunked and "CHUNKING" not in offered:
         raise lacking("CHUNKING", 'chunking="always" was asked for')
     return Plan(
-        Mail(envelope.reverse_path, tuple(_parameters(envelope, mail_data, offered))),
-        tuple(_recipient(path, envelope, offered) for path in envelope.forward_paths),
-        frozenset(path.address for path in envelope.forward_paths if path.required),
+        _mail(envelope, mail_data, offered),
+        tuple([_recipient(path, envelope, offered) for path in envelope.forward_paths]),
+        frozenset([path.address for path in envelope.forward_paths if path.required]),
         mail_data,
         chunked,
         "PIPELINING" in offered,
         lmtp,
         message_id,
+        item,
     )
 
 
@@ -348,24 +343,30 @@ class _Verdict:
 
     def judge(self, command: Command, reply: Reply) -> None:
         """Take in the reply to a command of the group. Raises what ends the session."""
+        if reply.closing:
+            raise ServiceClosing(reply, command.verb)
         match command:
-            case Rset() if not reply.positive:
-                raise Refused(reply, "RSET")
-            case Mail() if reply.negative:
-                self.sender = reply
             case Rcpt() if reply.positive:
                 self.accepted.append(command.path)
+            case Mail() if reply.positive:
+                pass
+            case Data():
+                self.data = reply
+            case Mail() if reply.negative:
+                self.sender = reply
             case Rcpt() if reply.negative:
                 if self.sender is None:
                     self.refused[command.path] = reply
-            case Data():
-                self.data = reply
+            case Rset() if not reply.positive:
+                raise Refused(reply, "RSET")
             case _ if not reply.positive:
                 raise ProtocolViolation(f"{command.verb} answered by {reply}")
 
     @property
     def stopped(self) -> SMTPError | None:
         """Why the mail data shall not go out, or None."""
+        if self.sender is None and not self.refused:
+            return None
         if self.sender is not None:
             return SenderRefused(self.sender, "MAIL")
         if len(self.refused) == len(self.plan.recipients) or not self.plan.required.isdisjoint(self.refused):
@@ -398,16 +399,18 @@ class _Verdict:
 
     def outcome(self, error: SMTPError | None) -> Outcome:
         """What has become of the mail."""
-        refused = dict(self.refused)
-        accepted = tuple(path for path, reply in self.replies.items() if reply.positive)
-        refused |= {path: reply for path, reply in self.replies.items() if not reply.positive}
-        if error is None and not self.plan.lmtp:
-            accepted = tuple(self.accepted)
-        elif isinstance(error, SenderRefused | DataRefused):
-            refused |= dict.fromkeys(self.unsettled, error.reply)
-        in_doubt = self.unsettled if isinstance(error, InDoubt) else ()
+        plan = self.plan
+        refused, in_doubt = self.refused, ()
+        accepted = tuple(self.accepted) if error is None else ()
+        if plan.lmtp:
+            accepted = tuple([path for path, reply in self.replies.items() if reply.positive])
+            refused = refused | {path: reply for path, reply in self.replies.items() if not reply.positive}
+        if isinstance(error, SenderRefused | DataRefused):
+            refused = refused | dict.fromkeys(self.unsettled, error.reply)
+        elif isinstance(error, InDoubt):
+            in_doubt = self.unsettled
         reply = self.final or (error.reply if isinstance(error, Refused) else None)
-        outcome = Outcome(accepted, refused, in_doubt, reply, self.replies, self.plan.message_id, error=error)
+        outcome = Outcome(accepted, refused, in_doubt, reply, self.replies, plan.message_id, plan.item, error)
         if error is not None:
             error.outcome = outcome
         return outcome
@@ -436,21 +439,18 @@ def _transact(plan: Plan, verdict: _Verdict, *, reset: bool) -> Generator[Step, 
     group += (plan.mail, *plan.recipients)
     if plan.joined and not plan.chunked:
         group.append(Data())
-    unheard: deque[Command] = deque()
+    transferred: Transferred | None = None
     most = MOST_UNANSWERED if plan.pipelining else 1
-    for spoken in group:
+    for start in range(0, len(group), most):
         if verdict.stopped is not None:
             break
-        yield Say(spoken)
-        unheard.append(spoken)
-        while len(unheard) >= most:
-            yield from _judge(unheard.popleft(), verdict)
-    transferred: Transferred | None = None
-    if plan.joined and plan.chunked and verdict.stopped is None:
-        verdict.doubt = True
-        transferred = yield Transfer(plan.mail_data, chunked=True)
-    while unheard:
-        yield from _judge(unheard.popleft(), verdict)
+        said = group[start : start + most]
+        yield Say(*said)
+        if plan.joined and plan.chunked and start + most >= len(group):
+            verdict.doubt = True
+            transferred = yield Transfer(plan.mail_data, chunked=True)
+        for command in said:
+            verdict.judge(command, (yield HEAR))
     if (error := verdict.stopped) is not None:
         verdict.error = error
         if transferred is not None:
@@ -470,10 +470,6 @@ def _transact(plan: Plan, verdict: _Verdict, *, reset: bool) -> Generator[Step, 
     return (yield from _final(verdict, transferred))
 
 
-def _judge(command: Command, verdict: _Verdict) -> Generator[Step, Reply, None]:
-    verdict.judge(command, (yield from _hear(command.verb)))
-
-
 def _end_empty(verdict: _Verdict, error: SMTPError) -> Generator[Step, Any, None]:
     """354 although nobody was accepted: a lone dot is refused by the server (RFC 2920 section 3.1).
 
@@ -490,12 +486,12 @@ def _end_empty(verdict: _Verdict, error: SMTPError) -> Generator[Step, Any, None
 def _final(verdict: _Verdict, transferred: Transferred) -> Generator[Step, Any, SMTPError | None]:
     """Hear what is due for the mail data."""
     if transferred.whole:
-        yield Pass()
+        yield PASS
     verdict.doubt = transferred.whole
     paths = verdict.accepted if verdict.plan.lmtp else ()
     error: SMTPError | None = verdict.error
     for left in range(transferred.due, 0, -1):
-        reply = yield Hear()
+        reply = yield HEAR
         verdict.final = reply
         if reply.closing:
             raise ServiceClosing(reply, "mail data")

@@ -17,7 +17,7 @@ from smtpkit.observers import Observers
 from smtpkit.options import Limits
 from smtpkit.protocol.command import Bdat, Command, EndMark
 from smtpkit.protocol.mail_data import END_MARK, Transparency
-from smtpkit.protocol.reply import USUAL, MalformedReply, Reply, ReplyLimits, ReplyReader
+from smtpkit.protocol.reply import MalformedReply, Reply, ReplyReader
 from smtpkit.protocol.steps import Hear, Lost, Pass, Procedure, Run, Say, Secure, Step, Transfer, Transferred
 from smtpkit.telling import Telling
 from smtpkit.throttle import Throttle
@@ -165,12 +165,13 @@ class Channel:
         if reply is None:
             await self._flush()
             self._set_deadline(self._owed[0][0].limit)
-            while (reply := self._at_hand(oldest)) is None:
-                octets = await self.stream.receive()
-                if not octets:
-                    raise ChannelLost("the server closed the connection")
-                self._reader.feed(octets)
-                self._looked = False
+        while reply is None:
+            octets = await self.stream.receive()
+            if not octets:
+                raise ChannelLost("the server closed the connection")
+            self._looked = False
+            self._reader.feed(octets)
+            reply = self._at_hand(oldest)
         await self._run(oldest, reply)
 
     async def _run(self, started: Started[Any], value: object) -> None:
@@ -227,9 +228,11 @@ class Channel:
 
     def _say(self, command: Command, started: Started[Any]) -> None:
         octets = command.render()
-        self._put(octets, started)
+        self._out.append(octets)
+        self._said += len(octets)
+        started.end = self._said
         self._owed.append((command, started, self._said))
-        if octets and self._observers.heard:
+        if self._observers.heard and octets:
             self._tell(CommandSent, started, text=str(command), secured=self.secured)
 
     def _put(self, octets: bytes, started: Started[Any]) -> None:
@@ -248,7 +251,7 @@ class Channel:
         command, whose, end = self._owed[0]
         if whose is not started or end > self._spoken:
             return None
-        reply = self._next(command.replies)
+        reply = self._early.popleft() if self._early else self._reader.next(command.replies)
         if reply is not None:
             self._owed.popleft()
             started.heard += 1
@@ -263,10 +266,6 @@ class Channel:
                     )
                 )
         return reply
-
-    def _next(self, limits: ReplyLimits = USUAL) -> Reply | None:
-        """The next reply that has arrived."""
-        return self._early.popleft() if self._early else self._reader.next(limits)
 
     async def _flush(self) -> None:
         """Write what was gathered; where nothing is owed for what was written before, nothing may have arrived."""
@@ -328,7 +327,7 @@ class Channel:
         """The replies that arrived beyond those owed for what was spoken, and those to chunks of mail data."""
         words = []
         try:
-            while (reply := self._next()) is not None:
+            while (reply := self._early.popleft() if self._early else self._reader.next()) is not None:
                 asked = self._owed and self._owed[0][2] <= self._spoken
                 if not asked or isinstance(self._owed.popleft()[0], Bdat):
                     words.append(reply)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Self, TypeAlias, TypeVar, Unpac
 
 from smtpkit.errors import Outcome, TimedOut, UsageError
 from smtpkit.events import Event
+from smtpkit.message.message import prepare
 from smtpkit.observers import Events, Observers
 from smtpkit.options import OptionKeywords, Options
 from smtpkit.pool import Pool, Request
@@ -21,6 +22,7 @@ from smtpkit.protocol.reply import Reply
 from smtpkit.protocol.steps import Procedure
 from smtpkit.session import Report, Session, World, deliver, members
 from smtpkit.throttle import Throttle
+from smtpkit.transport.connect import connect, run_in_worker
 
 if TYPE_CHECKING:
     import os
@@ -80,9 +82,6 @@ class Client:
         DataRefused where nobody is served; InDoubt where it is not known; TransportError where it certainly was not.
         Every error has ``.outcome``.
         """
-        from smtpkit.message.message import prepare
-        from smtpkit.transport.connect import run_in_worker
-
         options = self.options
         preparing = prepare(
             message,
@@ -199,8 +198,6 @@ class Client:
             raise TimedOut(f"no session became free: {self!r}; the {name} limit ran out", limit=name)
 
     async def _open(self, until: float | None) -> Session:
-        from smtpkit.transport.connect import connect, run_in_worker
-
         self._check_open()  # whoever waited may come to open one after aclose()
         self._opened += 1
         session = Session(self.options, self._opened, self._observers, self._throttle)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from smtpkit.errors import Outcome, UsageError
 from smtpkit.events import Event
+from smtpkit.message.message import prepare
 from smtpkit.observers import Observers
 from smtpkit.options import OptionKeywords, Options
 from smtpkit.protocol import procedures
@@ -19,6 +20,7 @@ from smtpkit.protocol.reply import Reply
 from smtpkit.protocol.steps import Procedure
 from smtpkit.session import Report, Session, World, deliver, members
 from smtpkit.throttle import Throttle
+from smtpkit.transport.connect import connect_blocking, run_inline
 
 if TYPE_CHECKING:
     from smtpkit.client import Sendable
@@ -72,9 +74,6 @@ class SyncClient:
         dsn: "DSN | None" = None,
     ) -> Outcome:
         """Send one mail; return once the server has answered for it. Everything is as for ``Client.send``."""
-        from smtpkit.message.message import prepare
-        from smtpkit.transport.connect import run_inline
-
         options, until = self.options, self._until()
 
         async def send() -> Outcome:
@@ -198,8 +197,6 @@ class SyncClient:
             self._session = None
 
     async def _open(self, until: float | None) -> Session:
-        from smtpkit.transport.connect import connect_blocking, run_inline
-
         if self._closed:
             raise UsageError("the client is closed; make a new one")
         self._opened += 1

@@ -26,18 +26,20 @@ class Telling:
         self._piece = piece
         self._run = run if mail_data.blocking else None
         self._ends = None if mail_data.mended else LineEnds(strict=mail_data.strict)
+        self._left = 0  # where in the chunk the next piece begins
+        self._chunk: bytes | None = b""  # None when the source is dry
+        self._chunks: Iterator[bytes] | AsyncIterator[bytes]
+        self.at_once = mail_data.octets is not None
+        if self.at_once:
+            self._chunk = mail_data.octets
+            return
         try:
             source = mail_data.tell()
-            self.at_once = type(source) is tuple
-            self._chunks: Iterator[bytes] | AsyncIterator[bytes] = (
-                aiter(source) if not self.at_once and isinstance(source, AsyncIterable) else iter(source)
-            )
+            self._chunks = aiter(source) if isinstance(source, AsyncIterable) else iter(source)
         except (InvalidMail, UsageError):
             raise
         except Exception as fault:
             raise _faulty(fault) from fault
-        self._chunk: bytes | None = b""  # None when the source is dry
-        self._left = 0  # where in it the next piece begins
 
     async def next(self) -> bytes:
         """The next piece: about ``piece`` octets, more only by what mending adds; fewer only at the end."""
@@ -51,7 +53,10 @@ class Telling:
                 parts.append(part)
                 size += len(part)
             if self._left == len(self._chunk):
-                await self._take()
+                if self.at_once:
+                    self._chunk = None
+                else:
+                    await self._take()
         if self._chunk is None:
             self.ended = True
             if self._ends is not None:
@@ -64,6 +69,8 @@ class Telling:
         Its faults are of no consequence then: it is left for a reason that they must not hide. One of them is that a
         worker thread nobody waits for any more is still in it.
         """
+        if self.at_once:
+            return
         close: Any = getattr(self._chunks, "aclose", None) or getattr(self._chunks, "close", None)
         if close is not None:
             with suppress(Exception):
@@ -77,9 +84,7 @@ class Telling:
         chunk: Any
         while not self._chunk:
             try:
-                if self.at_once:
-                    chunk = next(self._chunks, _DRY)
-                elif isinstance(self._chunks, AsyncIterator):
+                if isinstance(self._chunks, AsyncIterator):
                     chunk = await anext(self._chunks, _DRY)
                 elif self._run is not None:
                     chunk = await self._run(partial(next, self._chunks, _DRY))

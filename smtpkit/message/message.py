@@ -199,7 +199,7 @@ class Message:
     @property
     def message_id(self) -> str:
         """The Message-ID of its header."""
-        return _first(fields.fields(self._header), "message-id") or ""
+        return fields.text_of(self._header, "message-id") or ""
 
     def as_bytes(self) -> bytes:
         """The mail data, in 7 bits unless an address is not ASCII; files are read now. Raises InvalidMail."""
@@ -259,10 +259,12 @@ async def prepare(
         raise
     except Exception as error:
         raise InvalidMail(f"message: it cannot be read ({type(error).__name__}: {error})") from error
-    found = fields.fields(source.header)
-    utf8 = not source.header.isascii() and _header_needs_utf8(found)
+    header, mail_data = source
+    plain = header.isascii()
+    found = [] if plain and sender is not None and recipients is not None else fields.fields(header)
+    utf8 = not plain and _header_needs_utf8(found)
     envelope = _envelope(found, sender, recipients, dsn or _NO_DSN, required=on_refused == "stop", utf8=utf8)
-    return Prepared(envelope, source.mail_data, _first(found, "message-id"), message)
+    return Prepared(envelope, mail_data, fields.text_of(header, "message-id"), message)
 
 
 # --- the envelope -----------------------------------------------------------------------------------------------------
@@ -361,10 +363,6 @@ def _conditions(notify: tuple[Notify, ...]) -> tuple[Notify, ...]:
     if isinstance(notify, str):
         raise InvalidMail(f'notify: a tuple such as ("SUCCESS", "FAILURE"), not the str {notify!r}')
     return tuple(notify)
-
-
-def _first(found: list[tuple[str, str]], wanted: str) -> str | None:
-    return next((text for name, text in found if name == wanted and text), None)
 
 
 # --- what it is ------------------------------------------------------------------------------------------------------

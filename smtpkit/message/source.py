@@ -27,7 +27,7 @@ def in_memory(octets: bytes, *, strict: bool) -> Source:
     """Octets at hand."""
     header, rest = fields.split_header(octets)
     kept = fields.without(header)
-    return Source(header, MailData.of(octets if len(kept) == len(header) else kept + rest, strict=strict))
+    return Source(header, MailData.of(octets if kept is header else kept + rest, strict=strict))
 
 
 def path_source(path: os.PathLike[str], *, strict: bool) -> Source:

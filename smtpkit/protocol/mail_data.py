@@ -33,6 +33,7 @@ class MailData:
     ``tell`` begins the telling: it is called once for each transaction and returns chunks of any size. Unless
     ``one_shot`` it can be called again and tells the same. ``blocking``: taking a chunk may wait for a disk.
     ``size`` counts the octets once mended, without transparency. None means unknown.
+    ``octets`` is all of it, where it is at hand anyway: what ``tell`` would tell.
     ``seven_bit`` gives the same mail without octets over 127, where the source can be told so.
     """
 
@@ -45,12 +46,13 @@ class MailData:
     one_shot: bool = False
     blocking: bool = False
     seven_bit: "Callable[[], MailData] | None" = None
+    octets: bytes | None = None
 
     @classmethod
     def of(cls, octets: bytes, *, strict: bool = False) -> "MailData":
         """Mail data from octets at hand. Raises InvalidMail for NUL, and for bare CR or LF if strict."""
         size, eight_bit, mended, wire_safe = survey((octets,), strict=strict)
-        return cls(lambda: (octets,), size, eight_bit, mended, wire_safe, strict)
+        return cls(lambda: (octets,), size, eight_bit, mended, wire_safe, strict, octets=octets)
 
 
 def survey(chunks: Iterable[bytes], *, strict: bool = False) -> Survey:

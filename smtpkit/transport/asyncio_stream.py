@@ -121,14 +121,21 @@ class AsyncioStream(asyncio.BufferedProtocol):
 
     async def send(self, octets: bytes | bytearray | memoryview) -> None:
         self._check_user()
-        self.untaken = len(octets)
-        if self.untaken <= PIECE:
-            await self._send_piece(octets)
-            return
-        view = memoryview(octets)
+        self.untaken = size = len(octets)
         while self.untaken:
-            start = len(view) - self.untaken
-            await self._send_piece(view[start : start + PIECE])
+            if self._given >= TURN:
+                self._loop.call_soon(self._wake)
+                await self._wait()
+            transport = self._transport
+            if self._lost is not None or transport is None:
+                raise self._loss()
+            start = size - self.untaken
+            piece = memoryview(octets)[start : start + PIECE] if size > PIECE else octets
+            self._given += len(piece)
+            transport.write(piece)
+            if self._paused or transport.is_closing():
+                await self._written(transport, len(piece))
+            self.untaken -= len(piece)
 
     async def receive(self) -> bytes:
         self._check_user()
@@ -182,21 +189,6 @@ class AsyncioStream(asyncio.BufferedProtocol):
         await asyncio.sleep(0)  # the transport closes the socket in the loop's next turn
 
     # Within
-
-    async def _send_piece(self, piece: bytes | bytearray | memoryview) -> None:
-        """Hand one piece to the system; ``untaken`` counts it and what follows it."""
-        if self._given >= TURN:
-            self._loop.call_soon(self._wake)
-            await self._wait()
-        transport = self._transport
-        if self._lost is not None or transport is None:
-            raise self._loss()
-        size = len(piece)
-        self._given += size
-        transport.write(piece)
-        if self._paused or transport.is_closing():
-            await self._written(transport, size)
-        self.untaken -= size
 
     async def _written(self, transport: asyncio.Transport, size: int) -> None:
         """Wait until the transport holds nothing of the piece of this size."""

@@ -35,9 +35,7 @@ class BlockingStream(SocketStream):
 
 def wait_for(waiting: socket.socket, *, reading: bool, writing: bool, deadline: float | None) -> bool:
     """Wait until the socket is ready; False if the deadline (time.monotonic) came first."""
-    left = None if deadline is None else deadline - time.monotonic()
-    if left is not None and left <= 0:
-        return False
+    left = None if deadline is None else max(0.0, deadline - time.monotonic())
     if not hasattr(select, "poll"):
         observed = [waiting]
         ready = select.select(observed if reading else [], observed if writing else [], observed, left)

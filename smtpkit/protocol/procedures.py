@@ -400,7 +400,8 @@ class _Verdict:
     def outcome(self, error: SMTPError | None) -> Outcome:
         """What has become of the mail."""
         plan = self.plan
-        refused, in_doubt = self.refused, ()
+        refused = self.refused
+        in_doubt: tuple[str, ...] = ()
         accepted = tuple(self.accepted) if error is None else ()
         if plan.lmtp:
             accepted = tuple([path for path, reply in self.replies.items() if reply.positive])

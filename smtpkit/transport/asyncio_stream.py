@@ -10,8 +10,9 @@ import asyncio
 import os
 import sys
 import time
-from collections.abc import Callable
-from typing import TypeVar, cast
+from collections.abc import Callable, Generator
+from contextvars import Context
+from typing import Any, TypeVar, cast
 from weakref import WeakKeyDictionary
 
 from smtpkit.errors import ChannelLost, UsageError
@@ -27,6 +28,57 @@ TURN = 256 * 1024  # after so many octets that never had to wait, the loop gets 
 # Where the loop reads only when there is something to read, a buffer is in use for one call: one serves all
 # connections of the loop, and an idle one costs nothing.
 _buffers: "WeakKeyDictionary[asyncio.AbstractEventLoop, memoryview]" = WeakKeyDictionary()
+
+
+class _Waiter:
+    """What one task awaits until ``wake``: a future whose task goes on at once, within the callback that wakes it.
+
+    asyncio's own futures let it go on in the loop's next turn, which costs a look at all sockets for each reply. Duck
+    typing of futures is asyncio's (``asyncio.isfuture``).
+    """
+
+    __slots__ = ("_asyncio_future_blocking", "_callback", "_cancelled", "_context", "_loop", "_outcome", "done")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._asyncio_future_blocking = False
+        self._loop = loop
+        self._callback: Callable[[Any], object] | None = None
+        self._context: Context | None = None
+        self._cancelled: asyncio.CancelledError | None = None
+        self._outcome = self.done = False
+
+    def wake(self, outcome: bool) -> None:  # noqa: FBT001 - a value
+        """Let the task go on with this outcome; from a callback of the loop, in which no task runs."""
+        if not self.done:
+            self.done, self._outcome = True, outcome
+            if self._callback is not None and self._context is not None:
+                self._context.run(self._callback, self)
+
+    def __await__(self) -> Generator["_Waiter", None, bool]:
+        if not self.done:
+            self._asyncio_future_blocking = True
+            yield self
+        return self.result()
+
+    # What a task asks of a future
+
+    def get_loop(self) -> asyncio.AbstractEventLoop:
+        return self._loop
+
+    def add_done_callback(self, callback: Callable[[Any], object], *, context: Context) -> None:
+        self._callback, self._context = callback, context
+
+    def cancel(self, msg: object = None) -> bool:
+        if self.done or self._callback is None:
+            return False
+        self.done, self._cancelled = True, asyncio.CancelledError(*([] if msg is None else [msg]))
+        self._loop.call_soon(self._callback, self, context=self._context)
+        return True
+
+    def result(self) -> bool:
+        if self._cancelled is not None:
+            raise self._cancelled
+        return self._outcome
 
 
 class AsyncioStream(asyncio.BufferedProtocol):
@@ -75,7 +127,7 @@ class AsyncioStream(asyncio.BufferedProtocol):
         self._ended = False
         self._lost: str | None = None  # what became of the connection
         self._cause: BaseException | None = None
-        self._waiter: asyncio.Future[bool] | None = None  # True: the deadline has come
+        self._waiter: _Waiter | None = None  # True: the deadline has come
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
 
@@ -92,9 +144,7 @@ class AsyncioStream(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         self._take_in(self._buffer[:nbytes].tobytes())
-        waiter = self._waiter
-        if waiter is not None and not waiter.done():
-            waiter.set_result(False)
+        self._wake()
 
     def eof_received(self) -> bool:
         self._ended = self._lost is None
@@ -219,7 +269,7 @@ class AsyncioStream(asyncio.BufferedProtocol):
             if self._timer is None or deadline < self._timer_at:
                 self._start_timer(deadline, left)
         self._given = 0
-        self._waiter = self._loop.create_future()
+        self._waiter = _Waiter(self._loop)
         try:
             if await self._waiter:
                 raise TimeoutError(f"{self.peer} was silent for too long")
@@ -227,8 +277,8 @@ class AsyncioStream(asyncio.BufferedProtocol):
             self._waiter = None
 
     def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(False)
+        if self._waiter is not None:
+            self._waiter.wake(False)
 
     def _start_timer(self, deadline: float, left: float) -> None:
         self._stop_timer()
@@ -243,13 +293,13 @@ class AsyncioStream(asyncio.BufferedProtocol):
     def _on_timer(self) -> None:
         """Follow a deadline that has moved on since; a stream at which nobody waits gets no timer again."""
         self._timer = None
-        if self._waiter is None or self._waiter.done() or self.deadline is None:
+        if self._waiter is None or self._waiter.done or self.deadline is None:
             return
         left = self.deadline - time.monotonic()
         if left > 0:
             self._start_timer(self.deadline, left)
         else:
-            self._waiter.set_result(True)
+            self._waiter.wake(True)
 
     def _check_user(self) -> None:
         if self._waiter is not None:

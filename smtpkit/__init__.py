@@ -6,6 +6,7 @@ Names are imported when they are first used, so that ``import smtpkit`` costs ne
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from smtpkit.bulk import Mail
     from smtpkit.client import Client, send
     from smtpkit.errors import (
         AuthenticationRefused,
@@ -66,6 +67,7 @@ __all__ = (
     "EventsMissed",
     "InDoubt",
     "InvalidMail",
+    "Mail",
     "Message",
     "NotSupported",
     "Outcome",
@@ -97,7 +99,17 @@ __all__ = (
 )
 
 # Light ones first.
-_ROOMS = ("errors", "events", "options", "protocol.reply", "message.message", "session", "client", "sync_client")
+_ROOMS = (
+    "errors",
+    "events",
+    "options",
+    "protocol.reply",
+    "message.message",
+    "session",
+    "bulk",
+    "client",
+    "sync_client",
+)
 
 
 def __getattr__(name: str) -> Any:

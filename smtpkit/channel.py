@@ -87,6 +87,11 @@ class Channel:
         return self._over or bool(self._queue) or bool(self._owed)
 
     @property
+    def over(self) -> bool:
+        """Has it been abandoned, and every procedure with it?"""
+        return self._over
+
+    @property
     def idle(self) -> bool:
         """Is it at rest: in step, nothing received that was not asked for, the stream not ended?"""
         self._looked = False
@@ -125,6 +130,13 @@ class Channel:
         if started.error is not None:
             raise started.error
         return started.result
+
+    async def flush(self) -> None:
+        """Write what was gathered, without waiting for a reply. What goes wrong is told to the procedures."""
+        try:
+            await self._flush()
+        except BaseException as error:  # noqa: BLE001  as in finish
+            self._fail(error)
 
     def abandon(self, cause: SMTPError) -> None:
         """End what is left, without waiting: hand out the replies at hand, then throw Lost, oldest first."""

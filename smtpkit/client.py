@@ -6,11 +6,13 @@ event loop that opened them. On asyncio and on trio.
 
 import asyncio
 import time
-from collections.abc import AsyncIterable, Callable, Coroutine, Iterable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterable, Callable, Iterable
+from contextlib import AbstractAsyncContextManager, suppress
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO, Self, TypeAlias, TypeVar, Unpack
 
+from smtpkit.bulk import Bulk, Iterated, Nothing, prepared
 from smtpkit.errors import Outcome, TimedOut, UsageError
 from smtpkit.events import Event
 from smtpkit.message.message import prepare
@@ -20,13 +22,16 @@ from smtpkit.pool import Pool, Request
 from smtpkit.protocol import procedures
 from smtpkit.protocol.reply import Reply
 from smtpkit.protocol.steps import Procedure
-from smtpkit.session import Report, Session, World, deliver, members
+from smtpkit.session import Lease, Report, Session, World, deliver, members
 from smtpkit.throttle import Throttle
 from smtpkit.transport.connect import connect, run_in_worker
+from smtpkit.window import Habits
 
 if TYPE_CHECKING:
     import os
     from email.message import Message as StdlibMessage
+
+    import anyio.abc
 
     from smtpkit.message.message import DSN, Message
 
@@ -62,6 +67,7 @@ class Client:
         self._pool: Pool[Session] = Pool(self.options.connections)
         self._opened = 0
         self._seen_tls: set[str] = set()
+        self._habits = Habits()
         self._home: object = None  # the event loop our sessions belong to
         self._closed = False
 
@@ -94,6 +100,27 @@ class Client:
         )
         until = self._until()
         return await deliver(message, preparing, lambda: self._session(until), self._observers, until)
+
+    def send_many(self, messages: "Iterable[Any] | AsyncIterable[Any]", *, window: int = 16) -> "Outcomes":
+        """Send many mails over one session: ``async with client.send_many(…) as outcomes: async for outcome in …``.
+
+        Each of ``messages`` is a message, a ``Mail`` or a tuple like it; they are taken as they can be sent. At most
+        ``window`` mails are under way without a reply, as far as the server bears it. Failures are outcomes, in the
+        order of settling, with their ``item``; only what ``messages`` itself raises is raised, after all that came
+        before. Leaving the block early settles what is under way; ``outcomes.unsent`` lists what was not sent.
+        """
+        self._check_open()
+        feed = _Buffer(messages, window) if isinstance(messages, AsyncIterable) else Iterated(messages)
+        bulk = Bulk(
+            feed,
+            window=window,
+            options=self.options,
+            habits=self._habits,
+            prepare=partial(prepared, options=self.options, run=run_in_worker),
+            lease=lambda: self._session(None),
+            observers=self._observers,
+        )
+        return Outcomes(bulk, feed if isinstance(feed, _Buffer) else None, self.options.limits.timeout)
 
     async def check(self) -> Report:
         """Connect, say EHLO, begin TLS and log in as a mail would; return what the server showed. No mail is sent."""
@@ -162,9 +189,10 @@ class Client:
         total = self.options.limits.total
         return None if total is None else time.monotonic() + total
 
-    def _session(self, until: float | None, *, fresh: bool = False) -> "_Lease":
+    def _session(self, until: float | None, *, fresh: bool = False) -> Lease:
         """A session for the time of a block: the one used last, or a new one, or the next that is given back."""
-        return _Lease(self, Request(object() if fresh else self._key), until)
+        request: Request[Session] = Request(object() if fresh else self._key)
+        return Lease(partial(self._take, request, until), partial(self._give_back, request))
 
     async def _take(self, request: Request[Session], until: float | None) -> Session:
         self._settle_in()
@@ -230,21 +258,95 @@ class Client:
             self._home = home
 
 
-class _Lease:
-    """A session for the time of a block; a plain class, since a generator costs four times as much."""
+class Outcomes:
+    """The outcomes of ``Client.send_many``, as they come. ``unsent`` holds the items that were not sent."""
 
-    __slots__ = ("_client", "_request", "_until")
+    def __init__(self, bulk: Bulk, buffer: "_Buffer | None", limit: float) -> None:
+        self._bulk = bulk
+        self._buffer = buffer
+        self._limit = limit  # seconds to settle what is under way
+        self._tasks: anyio.abc.TaskGroup | None = None
 
-    def __init__(self, client: Client, request: Request[Session], until: float | None) -> None:
-        self._client = client
-        self._request = request
-        self._until = until
+    @property
+    def unsent(self) -> list[Any]:
+        """What was taken and certainly not sent, in order; and the rest of the input, where it is a list."""
+        return self._bulk.unsent
 
-    def __aenter__(self) -> Coroutine[Any, Any, Session]:
-        return self._client._take(self._request, self._until)
+    @property
+    def unread(self) -> list[Outcome]:
+        """The outcomes that were not read before the block was left."""
+        return list(self._bulk.settled)
+
+    async def __aenter__(self) -> Self:
+        if self._buffer is not None:
+            import anyio
+
+            self._tasks = anyio.create_task_group()
+            await self._tasks.__aenter__()
+            self._tasks.start_soon(self._buffer.fill)
+        return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._client._give_back(self._request)
+        import anyio
+
+        with anyio.move_on_after(2 * self._limit, shield=True):
+            await self._bulk.leave(self._limit)
+        if self._tasks is not None:
+            self._tasks.cancel_scope.cancel()
+            await self._tasks.__aexit__(None, None, None)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Outcome:
+        outcome = await self._bulk.next()
+        if outcome is None:
+            raise StopAsyncIteration
+        return outcome
+
+
+class _Buffer:
+    """A feed that a task fills from an async iterable, as far as ``size`` ahead."""
+
+    def __init__(self, messages: AsyncIterable[Any], size: int) -> None:
+        import anyio
+
+        self._messages = messages
+        self._sending, self._receiving = anyio.create_memory_object_stream[Any](size)
+        self._fault: Exception | None = None
+
+    async def fill(self) -> None:
+        """Take items from the input until there are no more."""
+        with self._sending:
+            try:
+                async for item in self._messages:
+                    await self._sending.send(item)
+            except Exception as fault:  # noqa: BLE001  raised where the items are taken
+                self._fault = fault
+
+    async def take(self, *, wait: bool) -> Any:
+        """As ``Feed`` has it."""
+        import anyio
+
+        try:
+            return await self._receiving.receive() if wait else self._receiving.receive_nowait()
+        except anyio.WouldBlock:
+            return Nothing.YET
+        except anyio.EndOfStream:
+            if self._fault is not None:
+                fault, self._fault = self._fault, None
+                raise fault from None
+            return Nothing.MORE
+
+    def rest(self) -> list[Any]:
+        """The items that nobody has taken."""
+        import anyio
+
+        items = []
+        with self._receiving, suppress(anyio.WouldBlock, anyio.EndOfStream):
+            while True:
+                items.append(self._receiving.receive_nowait())
+        return items
 
 
 def _drop(sessions: list[Session]) -> None:

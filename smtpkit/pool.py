@@ -67,7 +67,7 @@ class Pool(Generic[S]):
         request.session = self._busy[request] = session
 
     def give_back(self, request: Request[S]) -> list[S]:
-        """Take a request back, granted or not; its session is kept unless it is broken. Returns the sessions to close."""
+        """Take a request back, granted or not; its session is kept unless broken. Returns the sessions to close."""
         if not request.granted:
             self._requests.remove(request)
             return []

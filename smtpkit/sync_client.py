@@ -6,10 +6,13 @@ The coroutines of the core run to their end over a blocking stream, on which not
 import os
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine, Iterable
+from contextlib import asynccontextmanager
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
+from smtpkit.bulk import Bulk, Iterated, Mail, prepared
 from smtpkit.errors import Outcome, UsageError
 from smtpkit.events import Event
 from smtpkit.message.message import prepare
@@ -18,9 +21,10 @@ from smtpkit.options import OptionKeywords, Options
 from smtpkit.protocol import procedures
 from smtpkit.protocol.reply import Reply
 from smtpkit.protocol.steps import Procedure
-from smtpkit.session import Report, Session, World, deliver, members
+from smtpkit.session import Lease, Report, Session, World, deliver, members
 from smtpkit.throttle import Throttle
 from smtpkit.transport.connect import connect_blocking, run_inline
+from smtpkit.window import Habits
 
 if TYPE_CHECKING:
     from smtpkit.client import Sendable
@@ -62,6 +66,7 @@ class SyncClient:
         self._session: Session | None = None
         self._opened = 0
         self._seen_tls: set[str] = set()
+        self._habits = Habits()
         self._process = os.getpid()
         self._closed = False
 
@@ -89,6 +94,25 @@ class SyncClient:
             return await deliver(message, preparing, lambda: self._lease(until), self._observers, until)
 
         return self._drive(send())
+
+    def send_many(self, messages: "Iterable[Sendable | Mail | tuple[Any, ...]]", *, window: int = 16) -> "SyncOutcomes":
+        """Send many mails over one session: ``with client.send_many(…) as outcomes: for outcome in outcomes``.
+
+        Everything is as for ``Client.send_many``; mails are sent while outcomes are asked for. Within the block the
+        session is taken: other calls of this client open another.
+        """
+        if isinstance(messages, AsyncIterable):
+            raise UsageError("messages: an async iterable works with Client only")
+        bulk = Bulk(
+            Iterated(messages),
+            window=window,
+            options=self.options,
+            habits=self._habits,
+            prepare=partial(prepared, options=self.options, run=run_inline),
+            lease=self._loan,
+            observers=self._observers,
+        )
+        return SyncOutcomes(bulk, self._drive, self.options.limits.timeout)
 
     def check(self) -> Report:
         """Connect, say EHLO, begin TLS and log in as a mail would; return what the server showed. No mail is sent."""
@@ -178,9 +202,27 @@ class SyncClient:
         total = self.options.limits.total
         return None if total is None else time.monotonic() + total
 
-    def _lease(self, until: float | None) -> "_Lease":
+    def _lease(self, until: float | None) -> Lease:
         """The session for the time of a block: the one at hand if it is still good, else a new one."""
-        return _Lease(self, until)
+        return Lease(partial(self._take, until), self._give_back)
+
+    @asynccontextmanager
+    async def _loan(self) -> AsyncGenerator[Session]:
+        """The session, taken out of the client for longer than a call."""
+        session = await self._take(None)
+        self._session = None
+        try:
+            yield session
+        finally:
+            await self._take_back(session)
+
+    async def _take_back(self, session: Session) -> None:
+        if session.broken:
+            session.abort("broken")
+        elif self._session is None and not self._closed:
+            self._session = session
+        else:
+            await session.close()
 
     async def _take(self, until: float | None) -> Session:
         session = self._session
@@ -204,17 +246,35 @@ class SyncClient:
         return await session.open(World(connect_blocking, run_inline, time.monotonic), until, self._seen_tls)
 
 
-class _Lease:
-    """The session for the time of a block."""
+class SyncOutcomes:
+    """The outcomes of ``SyncClient.send_many``, as they come. ``unsent`` holds the items that were not sent."""
 
-    __slots__ = ("_client", "_until")
+    def __init__(self, bulk: Bulk, drive: Callable[[Coroutine[Any, Any, Any]], Any], limit: float) -> None:
+        self._bulk = bulk
+        self._drive = drive
+        self._limit = limit  # seconds to settle what is under way
 
-    def __init__(self, client: SyncClient, until: float | None) -> None:
-        self._client = client
-        self._until = until
+    @property
+    def unsent(self) -> list[Any]:
+        """What was taken and certainly not sent, in order; and the rest of the input, where it is a list."""
+        return self._bulk.unsent
 
-    def __aenter__(self) -> Coroutine[Any, Any, Session]:
-        return self._client._take(self._until)
+    @property
+    def unread(self) -> list[Outcome]:
+        """The outcomes that were not read before the block was left."""
+        return list(self._bulk.settled)
 
-    async def __aexit__(self, *_: object) -> None:
-        self._client._give_back()
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._drive(self._bulk.leave(self._limit))
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Outcome:
+        outcome: Outcome | None = self._drive(self._bulk.next())
+        if outcome is None:
+            raise StopIteration
+        return outcome

@@ -117,8 +117,7 @@ def without(header: bytes, names: Sequence[str] = NEVER_SENT) -> bytes:
 
     But where something goes, a CR at the end becomes CRLF: else it would take the LF of an empty line for its own.
     """
-    lowered = header.lower()
-    if not any([name.encode() in lowered for name in names]):
+    if not any(map(header.lower().__contains__, map(str.encode, names))):
         return header
     kept = []
     dropping = False

@@ -33,7 +33,6 @@ _XTEXT = re.compile(r"[^!-*,-<>-~]")
 
 def check_mailbox(text: str) -> str:
     """Return ``text`` if it is a Mailbox as RFC 5321 section 4.1.2 (with RFC 6531) has it; raise InvalidMail if not."""
-
     if _PLAIN.match(text):
         return text
 
@@ -152,7 +151,7 @@ class Envelope:
     @property
     def addresses_are_ascii(self) -> bool:
         """Can every address be said without SMTPUTF8?"""
-        return self.reverse_path.isascii() and all([path.address.isascii() for path in self.forward_paths])
+        return self.reverse_path.isascii() and all(map(str.isascii, [path.address for path in self.forward_paths]))
 
     @property
     def dsn(self) -> bool:

@@ -5,9 +5,9 @@ replies by their first digit; 421 is never a verdict on a mail or a path, it is 
 """
 
 import base64
-from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator
 from contextlib import suppress
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,7 @@ from smtpkit.errors import (
 from smtpkit.protocol import sasl
 from smtpkit.protocol.command import (
     Auth,
+    Bdat,
     Command,
     Data,
     Ehlo,
@@ -57,6 +58,7 @@ MOST_CHALLENGES = 8
 SMALL = 65_536  # octets of mail data that may follow BDAT before anybody is known to be accepted
 
 _EMPTY = MailData.of(b"")
+_UNKNOWN_VERB = (500, 502, 504)
 
 
 def _hear(stage: str) -> Generator[Step, Reply, Reply]:
@@ -212,6 +214,23 @@ def noop() -> Procedure[Reply]:
 def command(text: str) -> Procedure[Reply]:
     """A command of the caller's own; every reply is an answer. Raises InvalidMail at once."""
     return _answer(Raw(text))
+
+
+def probe(*, chunking: bool) -> Procedure[bool]:
+    """RSET, said where nobody knows whether the server hears what follows mail data at once; no mail depends on it.
+
+    With ``chunking`` an empty BDAT outside of a transaction follows: whoever knows the verb answers 503 (RFC 3030
+    section 2), and whoever does not would have taken mail data for commands. Returns whether BDAT is known.
+    """
+    commands: list[Command] = [Rset(), Bdat(0, last=True)] if chunking else [Rset()]
+    yield Say(*commands)
+    yield PASS
+    reply = yield from _hear("RSET")
+    if not reply.positive:
+        raise Refused(reply, "RSET")
+    if chunking:
+        reply = yield from _hear("BDAT")
+    return chunking and reply.code not in _UNKNOWN_VERB
 
 
 def termination() -> Procedure[Reply]:
@@ -376,6 +395,8 @@ class _Verdict:
     def lost(self, lost: Lost) -> SMTPError:
         """What the end of the channel means for this mail; the server's last words are its verdict."""
         verdict = lost.verdict
+        if verdict.outcome is not None:  # it is another mail's error too
+            verdict = copy(verdict)
         if verdict is not lost.cause and type(verdict) is Refused:
             verdict = DataRefused(verdict.reply, "mail data")
         return self.ended(verdict, spoken=lost.spoken)
@@ -450,6 +471,8 @@ def _transact(plan: Plan, verdict: _Verdict, *, reset: bool) -> Generator[Step, 
         if plan.joined and plan.chunked and start + most >= len(group):
             verdict.doubt = True
             transferred = yield Transfer(plan.mail_data, chunked=True)
+            if transferred.whole:
+                yield PASS
         for command in said:
             verdict.judge(command, (yield HEAR))
     if (error := verdict.stopped) is not None:
@@ -468,6 +491,8 @@ def _transact(plan: Plan, verdict: _Verdict, *, reset: bool) -> Generator[Step, 
                 raise ProtocolViolation(f"DATA answered by {reply}")
         verdict.doubt = True
         transferred = yield Transfer(plan.mail_data, plan.chunked, len(verdict.accepted) if plan.lmtp else 1)
+        if transferred.whole:
+            yield PASS
     return (yield from _final(verdict, transferred))
 
 
@@ -486,8 +511,6 @@ def _end_empty(verdict: _Verdict, error: SMTPError) -> Generator[Step, Any, None
 
 def _final(verdict: _Verdict, transferred: Transferred) -> Generator[Step, Any, SMTPError | None]:
     """Hear what is due for the mail data."""
-    if transferred.whole:
-        yield PASS
     verdict.doubt = transferred.whole
     paths = verdict.accepted if verdict.plan.lmtp else ()
     error: SMTPError | None = verdict.error

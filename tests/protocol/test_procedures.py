@@ -645,26 +645,26 @@ CASES = {
         [NO, "503 x", "503 x", "503 x"], [M, B, C, AS_BDAT, PASS], refused=BOTH_NO, error=SenderRefused, **BDAT
     ),
     "bdat, MAIL refused, then lost": case(
-        [NO, lost()], [M, B, C, AS_BDAT], refused=BOTH_NO, error=SenderRefused, **BDAT
+        [NO, lost()], [M, B, C, AS_BDAT, PASS], refused=BOTH_NO, error=SenderRefused, **BDAT
     ),
     "bdat, MAIL refused, then 421": case(
-        [NO, BYE], [M, B, C, AS_BDAT], refused=BOTH_NO, error=SenderRefused, raised=True, **BDAT
+        [NO, BYE], [M, B, C, AS_BDAT, PASS], refused=BOTH_NO, error=SenderRefused, raised=True, **BDAT
     ),
     "bdat, required refused": case(
         [OK, OK, NO], [M, B, C], refused={"cy": 550}, error=RecipientsRefused, required=True, **BDAT
     ),
     "bdat, 421 to RCPT": case(
-        [OK, NO, BYE], [M, B, C, AS_BDAT], refused={"bob": 550}, error=ServiceClosing, raised=True, **BDAT
+        [OK, NO, BYE], [M, B, C, AS_BDAT, PASS], refused={"bob": 550}, error=ServiceClosing, raised=True, **BDAT
     ),
     "bdat, lost at RCPT": case(
-        [OK, NO, lost()], [M, B, C, AS_BDAT], refused={"bob": 550}, in_doubt="cy", error=InDoubt, **BDAT
+        [OK, NO, lost()], [M, B, C, AS_BDAT, PASS], refused={"bob": 550}, in_doubt="cy", error=InDoubt, **BDAT
     ),
     "bdat, cut off at RCPT": case(
-        [OK, NO, lost(spoken=False)], [M, B, C, AS_BDAT], refused={"bob": 550}, error=ChannelLost, **BDAT
+        [OK, NO, lost(spoken=False)], [M, B, C, AS_BDAT, PASS], refused={"bob": 550}, error=ChannelLost, **BDAT
     ),
     "bdat, 354 to RCPT": case(
         [OK, NO, GO],
-        [M, B, C, AS_BDAT],
+        [M, B, C, AS_BDAT, PASS],
         refused={"bob": 550},
         in_doubt="cy",
         error=InDoubt,
@@ -672,7 +672,7 @@ CASES = {
         **BDAT,
     ),
     "bdat, RSET refused": case(
-        [NO], [R, M, B, C, AS_BDAT], in_doubt="bob cy", error=InDoubt, raised=True, reset=True, **BDAT
+        [NO], [R, M, B, C, AS_BDAT, PASS], in_doubt="bob cy", error=InDoubt, raised=True, reset=True, **BDAT
     ),
     # BDAT in several chunks
     "framed": case([OK] * 5 + [DONE], [M_FRAMED, B, C, "<BDAT ?>", PASS], accepted="bob cy", due=3, **FRAMED),

@@ -179,7 +179,7 @@ class Bulk:
 
     async def _fill(self) -> None:
         """Begin mails as long as the window has room and some are there."""
-        while not self._flying or (self._probe is None and self._window.has_room(len(self._flying), self._octets)):
+        while self._has_room():
             entry = self._again.popleft() if self._again else await self._take()
             if entry is None:
                 return
@@ -187,6 +187,13 @@ class Bulk:
                 await self._begin(entry)
             except SMTPError as error:
                 self._tell(outcome_of(error, entry.mail, entry.item))
+
+    def _has_room(self) -> bool:
+        if self._session is None or not self._flying:
+            return True
+        if self._session.channel.over or self._probe is not None:
+            return False
+        return self._window.has_room(len(self._flying), self._octets)
 
     async def _take(self) -> Entry | None:
         """The next mail of the feed that can be sent, or None where there is none now."""

@@ -145,14 +145,20 @@ class Channel:
             with suppress(ChannelLost):
                 self._reader.feed(self.stream.at_hand() or b"")
         self.stream.abort()
+        others = cause
+        if isinstance(cause, InvalidMail):  # the fault of the one mail that was being told
+            others = ChannelLost(f"the session ended with another mail: {cause}")
         while self._queue:
             started = self._queue[0]
+            why = others if started.step is None or type(started.step) is Hear else cause
             while type(started.step) is Hear and not started.ended and (reply := self._last_reply(started)):
                 self._resume(started, reply)
+                if type(started.step) is not Hear:
+                    started.end = inf  # what it would say now is never said
             if not started.ended:
-                self._resume(started, Lost(cause, spoken=started.end <= self._spoken, last_words=self._last_words()))
+                self._resume(started, Lost(why, spoken=started.end <= self._spoken, last_words=self._last_words()))
             if not started.ended:
-                self._end(started, cause)
+                self._end(started, why)
 
     def _fail(self, error: BaseException) -> None:
         """Abandon for what went wrong; raise it again unless the procedures have taken it in."""

@@ -6,6 +6,7 @@ Everything here awaits only a stream, so it runs alike on asyncio, on trio and i
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager, suppress
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -394,6 +395,8 @@ def settled(started: Started[Outcome], mail: "Prepared") -> Outcome:
         return started.result
     if not isinstance(error, SMTPError):
         raise error
+    if started.step is None:  # it never began, so that this is the error of others
+        return outcome_of(copy(error), mail, started.item)
     return error.outcome or outcome_of(error, mail, started.item)
 
 

@@ -28,9 +28,8 @@ from smtpkit.observers import Observers
 from smtpkit.options import Options
 from smtpkit.protocol import procedures
 from smtpkit.session import Session, announce, outcome_of, settled, unheard
-from smtpkit.window import Habits, Window
+from smtpkit.window import MOST, Habits, Window
 
-MOST = 512
 MOST_ATTEMPTS = 2
 SLOW = 0.001  # seconds; what the input takes longer for than that is waited for with nothing unsaid
 _DEATHS = (TransportError, ServiceClosing, ProtocolViolation)  # of a session, and no verdict on a mail
@@ -259,6 +258,7 @@ class Bulk:
         assert session is not None
         try:
             outcome = await session.settle(entry.started, entry.mail)
+            self._window.settled(self._now() - entry.begun)
             if self._probe is not None:
                 await self._hear_probe(session, self._probe, outcome)
         except BaseException:
@@ -269,7 +269,6 @@ class Bulk:
             return
         self._flying.popleft()
         self._octets -= entry.mail.mail_data.size or 0
-        self._window.settled(self._now() - entry.begun)
         self._tell(outcome)
 
     async def _give_up(self, session: Session) -> None:

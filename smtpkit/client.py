@@ -6,7 +6,7 @@ event loop that opened them. On asyncio and on trio.
 
 import asyncio
 import time
-from collections.abc import AsyncIterable, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, suppress
 from functools import partial
 from types import TracebackType
@@ -110,7 +110,8 @@ class Client:
         before. Leaving the block early settles what is under way; ``outcomes.unsent`` lists what was not sent.
         """
         self._check_open()
-        feed = _Buffer(messages, window) if isinstance(messages, AsyncIterable) else Iterated(messages)
+        limit = self.options.limits.timeout
+        feed = _Buffer(messages, window, limit) if isinstance(messages, AsyncIterable) else Iterated(messages)
         bulk = Bulk(
             feed,
             window=window,
@@ -120,7 +121,7 @@ class Client:
             lease=lambda: self._session(None),
             observers=self._observers,
         )
-        return Outcomes(bulk, feed if isinstance(feed, _Buffer) else None, self.options.limits.timeout)
+        return Outcomes(bulk, feed if isinstance(feed, _Buffer) else None, limit)
 
     async def check(self) -> Report:
         """Connect, say EHLO, begin TLS and log in as a mail would; return what the server showed. No mail is sent."""
@@ -308,21 +309,28 @@ class Outcomes:
 class _Buffer:
     """A feed that a task fills from an async iterable, as far as ``size`` ahead."""
 
-    def __init__(self, messages: AsyncIterable[Any], size: int) -> None:
+    def __init__(self, messages: AsyncIterable[Any], size: int, limit: float) -> None:
         import anyio
 
+        self._limit = limit
         self._messages = messages
         self._sending, self._receiving = anyio.create_memory_object_stream[Any](size)
         self._fault: Exception | None = None
 
     async def fill(self) -> None:
-        """Take items from the input until there are no more."""
+        """Take items from the input until there are no more; a generator that is left before its end is closed."""
+        import anyio
+
         with self._sending:
             try:
                 async for item in self._messages:
                     await self._sending.send(item)
             except Exception as fault:  # noqa: BLE001  raised where the items are taken
                 self._fault = fault
+            finally:
+                if isinstance(self._messages, AsyncGenerator):
+                    with anyio.move_on_after(self._limit, shield=True), suppress(Exception):
+                        await self._messages.aclose()
 
     async def take(self, *, wait: bool) -> Any:
         """As ``Feed`` has it."""

@@ -6,6 +6,7 @@ as TCP's does, one more for each mail that is settled, so that it doubles with e
 
 from dataclasses import dataclass
 
+MOST = 512  # mails that may be unheard at once: their replies have to fit between us
 OCTETS = 1_048_576  # of mail data that may be unheard at once
 PATIENCE = 10.0  # seconds at least for the reply to a probe
 MOST_LOSSES = 2  # sessions lost behind an overlap, before a host is believed to have no overlap in it
@@ -64,7 +65,7 @@ class Window:
         self.size = min(2, self._most)
 
     def settled(self, took: float) -> None:
-        """A mail was settled, after so many seconds, and the session lives."""
+        """A mail was settled, after so many seconds."""
         self.slowest = max(self.slowest, took)
         if self.size > 1:
             self.size = min(self._most, self.size + 1)

@@ -263,7 +263,7 @@ def test_421_within_a_window(chunking: Any, attempts: int) -> None:
     items = [mail(number) for number in range(9)]
     host = Host(bye, *[late] * (attempts - 1), Script(), options={"chunking": chunking})
     found = outcomes(host.bulk(items, habits=Habits(**PROVEN)))
-    agree(host, items, [outcome for outcome in found])
+    agree(host, items, found)
     assert [type(outcome.error) for outcome in found if outcome.error] == [ServiceClosing] * (attempts - 1)
 
 

@@ -34,11 +34,18 @@ def line(verb: str, argument: str = "", *, longest: int = 512) -> bytes:
 
 
 class Command:
-    """What all commands have. ``limit`` names the limit of the wait for its reply, ``replies`` its size."""
+    """What all commands have. ``limit`` names the limit of the wait for its reply, ``replies`` its size.
+
+    One that does not render itself is its verb and nothing else, rendered once.
+    """
 
     __slots__ = ()
+    _octets: ClassVar[bytes]
     limit: ClassVar[str] = "timeout"
     replies: ClassVar[ReplyLimits] = USUAL
+
+    def __init_subclass__(cls) -> None:
+        cls._octets = line(cls.__name__.upper())
 
     @property
     def verb(self) -> str:
@@ -47,7 +54,7 @@ class Command:
 
     def render(self) -> bytes:
         """The octets for the wire."""
-        return line(self.verb)
+        return self._octets
 
     def __str__(self) -> str:
         """What may be shown: the line without its end, secrets masked."""
@@ -56,19 +63,6 @@ class Command:
     def show(self, reply: Reply) -> Reply:
         """What may be shown of the reply to this."""
         return reply
-
-
-class _Bare(Command):
-    """A verb and nothing else, rendered once."""
-
-    __slots__ = ()
-    _octets: ClassVar[bytes]
-
-    def __init_subclass__(cls) -> None:
-        cls._octets = line(cls.__name__.upper())
-
-    def render(self) -> bytes:
-        return self._octets
 
 
 class Greeting(Command):
@@ -115,7 +109,7 @@ class Helo(Ehlo):
     __slots__ = ()
 
 
-class StartTLS(_Bare):
+class StartTLS(Command):
     """STARTTLS (RFC 3207)."""
 
     __slots__ = ()
@@ -206,7 +200,7 @@ class Rcpt(Command):
         return line("RCPT", argument, longest=RCPT_LINE)
 
 
-class Data(_Bare):
+class Data(Command):
     """DATA."""
 
     __slots__ = ()
@@ -224,19 +218,19 @@ class Bdat(Command):
         return line(self.verb, f"{self.size} LAST" if self.last else f"{self.size}")
 
 
-class Rset(_Bare):
+class Rset(Command):
     """RSET."""
 
     __slots__ = ()
 
 
-class Noop(_Bare):
+class Noop(Command):
     """NOOP."""
 
     __slots__ = ()
 
 
-class Quit(_Bare):
+class Quit(Command):
     """QUIT."""
 
     __slots__ = ()

@@ -230,6 +230,8 @@ def probe(*, chunking: bool) -> Procedure[bool]:
         raise Refused(reply, "RSET")
     if chunking:
         reply = yield from _hear("BDAT")
+        if reply.intermediate:
+            raise ProtocolViolation(f"BDAT answered by {reply}")
     return chunking and reply.code not in _UNKNOWN_VERB
 
 

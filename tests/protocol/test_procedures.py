@@ -37,6 +37,7 @@ from smtpkit.protocol.procedures import (
     hello,
     noop,
     plan,
+    probe,
     secure,
     termination,
     transaction,
@@ -292,6 +293,40 @@ def test_wrong_text_touches_no_session(text: str) -> None:
     for procedure in (verify, expand, command):
         with pytest.raises(InvalidMail):
             procedure(f"a {text}")
+
+
+@pytest.mark.parametrize(
+    ("answers", "known"),
+    [
+        (["250 ok"], False),
+        (["250 ok", "503 5.5.1 MAIL first"], True),
+        (["250 ok", "554 5.5.1 nobody to send it to"], True),
+        (["250 ok", "250 nothing stored"], True),
+        (["250 ok", "500 what?"], False),
+        (["250 ok", "502 not here"], False),
+        (["250 ok", "504 not so"], False),
+    ],
+)
+def test_a_probe(answers: list[str], *, known: bool) -> None:
+    """RSET, and an empty BDAT where it is asked for; a server that does not know the verb says so."""
+    chunking = len(answers) > 1
+    talk = drive(probe(chunking=chunking), *answers)
+    assert talk.of is known
+    assert talk.said == ["RSET", *["BDAT 0 LAST"] * chunking, "<pass>"]
+
+
+@pytest.mark.parametrize(
+    ("answers", "kind"),
+    [
+        (["421 bye"], ServiceClosing),
+        (["502 no"], Refused),
+        (["250 ok", "421 bye"], ServiceClosing),
+        (["250 ok", "354 go"], ProtocolViolation),
+    ],
+)
+def test_a_probe_that_ends_the_session(answers: list[str], kind: type[SMTPError]) -> None:
+    """A RSET that is refused, 421, and a BDAT that waits for more leave nothing to go on with."""
+    assert type(drive(probe(chunking=True), *answers).error) is kind
 
 
 @pytest.mark.parametrize("answer", ["221 bye", "421 bye", "500 what?", "354 go"])

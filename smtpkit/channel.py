@@ -206,8 +206,7 @@ class Channel:
                 continue
             match step:
                 case Say(commands=commands):
-                    for command in commands:
-                        self._say(command, started)
+                    self._say(commands, started)
                     if self._said - self._spoken >= GATHER:
                         await self._flush()
                 case Transfer():
@@ -244,14 +243,16 @@ class Channel:
         if not self._over:
             self.abandon(ChannelLost(f"the session ended with an earlier procedure: {error}"))
 
-    def _say(self, command: Command, started: Started[Any]) -> None:
-        octets = command.render()
-        self._out.append(octets)
-        self._said += len(octets)
-        started.end = self._said
-        self._owed.append((command, started, self._said))
-        if self._observers.heard and octets:
-            self._tell(CommandSent, started, text=str(command), secured=self.secured)
+    def _say(self, commands: tuple[Command, ...], started: Started[Any]) -> None:
+        said = self._said
+        for command in commands:
+            octets = command.render()
+            self._out.append(octets)
+            said += len(octets)
+            self._owed.append((command, started, said))
+            if octets and self._observers.heard:
+                self._tell(CommandSent, started, text=str(command), secured=self.secured)
+        self._said = started.end = said
 
     def _put(self, octets: bytes, started: Started[Any]) -> None:
         self._out.append(octets)
@@ -380,7 +381,7 @@ class Channel:
         if self._observers.heard:
             self._tell(TransferStarted, started, size=data.size)
         if step.chunked and not framed:
-            self._say(Bdat(size, last=True), started)
+            self._say((Bdat(size, last=True),), started)
         elif not step.chunked:
             self._owed.append((EndMark(), started, inf))
         telling = Telling(data, throttle.piece if throttle else GATHER, self.stream.run)
@@ -393,7 +394,7 @@ class Channel:
                 if framed:
                     if self._refused_early():
                         return Transferred(due - step.due, whole=False)
-                    self._say(Bdat(len(piece), telling.ended), started)
+                    self._say((Bdat(len(piece), telling.ended),), started)
                     due += not telling.ended
                 elif len(self._owed) == 1 and self._has_arrived():
                     self._mark(self._spoken)

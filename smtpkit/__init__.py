@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from smtpkit.bulk import Mail
-    from smtpkit.client import Client, send
+    from smtpkit.client import Client, Outcomes, send
     from smtpkit.errors import (
         AuthenticationRefused,
         ChannelLost,
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from smtpkit.options import Proxy
     from smtpkit.protocol.reply import EnhancedStatus, Reply
     from smtpkit.session import Report
-    from smtpkit.sync_client import SyncClient
+    from smtpkit.sync_client import SyncClient, SyncOutcomes
 
 __all__ = (
     "DSN",
@@ -71,6 +71,7 @@ __all__ = (
     "Message",
     "NotSupported",
     "Outcome",
+    "Outcomes",
     "ProtocolViolation",
     "Proxy",
     "ProxyError",
@@ -88,6 +89,7 @@ __all__ = (
     "SessionClosed",
     "Settled",
     "SyncClient",
+    "SyncOutcomes",
     "TLSError",
     "TimedOut",
     "TransferEnded",

@@ -148,10 +148,20 @@ class Bulk:
         self._reused = False
         self._window: Window
         self._octets = 0  # of mail data in flight
+        self._busy = False
         self._slow = False  # the input took its time
 
     async def next(self) -> Outcome | None:
         """The next outcome, in the order of settling; None after the last. Raises what the input raised."""
+        if self._busy:
+            raise UsageError("busy: another task is waiting for the next outcome")
+        self._busy = True
+        try:
+            return await self._next()
+        finally:
+            self._busy = False
+
+    async def _next(self) -> Outcome | None:
         while not self.settled:
             await self._fill()
             if self._flying:

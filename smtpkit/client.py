@@ -267,6 +267,7 @@ class Outcomes:
         self._buffer = buffer
         self._limit = limit  # seconds to settle what is under way
         self._tasks: anyio.abc.TaskGroup | None = None
+        self._entered = False
 
     @property
     def unsent(self) -> list[Any]:
@@ -279,9 +280,11 @@ class Outcomes:
         return list(self._bulk.settled)
 
     async def __aenter__(self) -> Self:
+        self._entered = True
         if self._buffer is not None:
             import anyio
 
+            self._buffer.begin()
             self._tasks = anyio.create_task_group()
             await self._tasks.__aenter__()
             self._tasks.start_soon(self._buffer.fill)
@@ -300,6 +303,8 @@ class Outcomes:
         return self
 
     async def __anext__(self) -> Outcome:
+        if not self._entered:
+            raise UsageError("write: async with client.send_many(…) as outcomes")
         outcome = await self._bulk.next()
         if outcome is None:
             raise StopAsyncIteration
@@ -310,12 +315,16 @@ class _Buffer:
     """A feed that a task fills from an async iterable, as far as ``size`` ahead."""
 
     def __init__(self, messages: AsyncIterable[Any], size: int, limit: float) -> None:
+        self._limit = limit
+        self._size = size
+        self._messages = messages
+        self._fault: Exception | None = None
+
+    def begin(self) -> None:
+        """Make room for the items."""
         import anyio
 
-        self._limit = limit
-        self._messages = messages
-        self._sending, self._receiving = anyio.create_memory_object_stream[Any](size)
-        self._fault: Exception | None = None
+        self._sending, self._receiving = anyio.create_memory_object_stream[Any](self._size)
 
     async def fill(self) -> None:
         """Take items from the input until there are no more; a generator that is left before its end is closed."""

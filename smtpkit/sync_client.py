@@ -253,6 +253,7 @@ class SyncOutcomes:
         self._bulk = bulk
         self._drive = drive
         self._limit = limit  # seconds to settle what is under way
+        self._entered = False
 
     @property
     def unsent(self) -> list[Any]:
@@ -265,6 +266,7 @@ class SyncOutcomes:
         return list(self._bulk.settled)
 
     def __enter__(self) -> Self:
+        self._entered = True
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -274,6 +276,8 @@ class SyncOutcomes:
         return self
 
     def __next__(self) -> Outcome:
+        if not self._entered:
+            raise UsageError("write: with client.send_many(…) as outcomes")
         outcome: Outcome | None = self._drive(self._bulk.next())
         if outcome is None:
             raise StopIteration

@@ -3,7 +3,7 @@
 import gc
 import socket
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from typing import Any
 
 import anyio
@@ -194,6 +194,32 @@ def test_sync_client_takes_no_async_iterable() -> None:
     """It names the client that does."""
     with SyncClient("smtp://127.0.0.1:9") as client, pytest.raises(UsageError, match="works with Client only"):
         client.send_many(one_by_one([]))  # type: ignore[arg-type]
+
+
+@pytest.mark.anyio
+async def test_a_block_is_needed() -> None:
+    """Without a block nobody would settle what is under way when it is left, so that nothing is begun."""
+    for given in (mails(1), one_by_one(mails(1))):
+        async with Client("smtp://127.0.0.1:9") as client:
+            with pytest.raises(UsageError, match="async with"):
+                await anext(client.send_many(given))
+            if isinstance(given, AsyncGenerator):
+                await given.aclose()
+    with SyncClient("smtp://127.0.0.1:9") as sync, pytest.raises(UsageError, match="with client"):
+        next(sync.send_many(mails(1)))
+
+
+@pytest.mark.anyio
+async def test_one_task_asks_at_a_time() -> None:
+    """Another that asks for the next outcome meanwhile is refused, and harms nothing."""
+    with Server(Script(delay={"END": 0.1})) as server:
+        async with Client(server.url) as client, client.send_many(mails(3)) as outcomes:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(anext, outcomes)
+                await anyio.sleep(0.05)
+                with pytest.raises(UsageError, match="busy"):
+                    await anext(outcomes)
+            assert len([outcome async for outcome in outcomes if outcome.accepted]) == 2
 
 
 def test_a_slow_input_holds_nothing_back() -> None:

@@ -234,6 +234,8 @@ class Bulk:
     async def _begin(self, entry: Entry) -> None:
         """Say a mail behind those that are in flight. Raises SMTPError where there is no session for it."""
         try:
+            if self._session is not None and not self._flying and not self._session.usable:
+                await self._release()  # it ended while nothing was under way
             session = self._session or await self._enter()
         except BaseException as error:
             if not isinstance(error, SMTPError):
@@ -269,8 +271,8 @@ class Bulk:
         try:
             outcome = await session.settle(entry.started, entry.mail)
             self._window.settled(self._now() - entry.begun)
-            if self._probe is not None:
-                await self._hear_probe(session, self._probe, outcome)
+            if self._probe is not None and not session.channel.over:
+                await self._hear_probe(session, self._probe)
         except BaseException:
             await self._give_up(session)
             raise
@@ -279,6 +281,7 @@ class Bulk:
             return
         self._flying.popleft()
         self._octets -= entry.mail.mail_data.size or 0
+        self._reused = True
         self._tell(outcome)
 
     async def _give_up(self, session: Session) -> None:
@@ -287,10 +290,11 @@ class Bulk:
         for entry in self._flying:
             self._tell(settled(entry.started, entry.mail))
         self._flying.clear()
+        self._octets = 0
         await self._release()
 
-    async def _hear_probe(self, session: Session, probe: Started[bool], outcome: Outcome) -> None:
-        """Learn from the reply to a probe, or from its lack, behind a mail with this outcome."""
+    async def _hear_probe(self, session: Session, probe: Started[bool]) -> None:
+        """Learn from the reply to a probe, or from its lack, behind a mail that was settled."""
         channel, before = session.channel, session.channel.outer
         limit = channel.stream.now() + self._window.patience
         if before is None or limit < before[0]:
@@ -300,8 +304,7 @@ class Bulk:
         except TimedOut:
             self._habits.silent(heard=probe.heard > 0)
         except SMTPError:
-            if not isinstance(outcome.error, _DEATHS):
-                self._habits.lost()
+            self._habits.lost()
         else:
             session.left_open = False
             self._window.proven()
@@ -322,8 +325,9 @@ class Bulk:
                 busy = busy and error is None
                 self._tell(outcome)
                 continue
-            blamed = busy and not ((entry.overlaps or self._reused) and unheard(entry.started, outcome))
-            if busy and entry.overlaps:
+            silent = unheard(entry.started, outcome)
+            blamed = busy and not (silent and (entry.overlaps or self._reused))
+            if busy and silent and entry.overlaps:
                 self._learn(error)
             busy = False
             entry.attempts += blamed

@@ -492,3 +492,32 @@ def test_an_error_of_its_own_for_each() -> None:
     found = outcomes(host.bulk(items, habits=Habits(**PROVEN)))
     agree(host, items, found)
     assert any(isinstance(outcome.error, ChannelLost) for outcome in found)
+
+
+def test_a_session_that_ends_while_the_input_waits() -> None:
+    """What arrived meanwhile is looked at before the next mail: it goes over another session at once."""
+    host = Host()
+    items = [mail(number) for number in range(4)]
+
+    def given() -> Iterable[Mail]:
+        yield items[0]
+        talk = host.talks[0]
+        talk.stream._arriving.append((talk.stream.clock, b"421 4.4.2 idle for too long\r\n"))
+        yield from items[1:]
+
+    found = outcomes(host.bulk(given()))
+    agree(host, items, found)
+    assert all(outcome.accepted for outcome in found)
+    assert len(host.talks) == 2
+    assert "MAIL" not in host.said(0)[-1]
+
+
+def test_a_mail_that_times_out_teaches_nothing_about_overlap() -> None:
+    """Where the first mail's own reply does not come, its probe says nothing of the host."""
+    habits = Habits()
+    host = Host(Script(replies={"END": Fault("stall")}), Script())
+    items = [mail(number) for number in range(3)]
+    found = outcomes(host.bulk(items, habits=habits))
+    agree(host, items, found)
+    assert [bool(outcome.in_doubt) for outcome in found] == [True, False, False]
+    assert habits.overlap is True

@@ -37,7 +37,7 @@ class _Waiter:
     typing of futures is asyncio's (``asyncio.isfuture``).
     """
 
-    __slots__ = ("_asyncio_future_blocking", "_callback", "_cancelled", "_context", "_loop", "_outcome", "done")
+    __slots__ = ("_asyncio_future_blocking", "_callback", "_cancelled", "_context", "_done", "_loop", "_outcome")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._asyncio_future_blocking = False
@@ -45,17 +45,17 @@ class _Waiter:
         self._callback: Callable[[Any], object] | None = None
         self._context: Context | None = None
         self._cancelled: asyncio.CancelledError | None = None
-        self._outcome = self.done = False
+        self._outcome = self._done = False
 
     def wake(self, outcome: bool) -> None:  # noqa: FBT001 - a value
         """Let the task go on with this outcome; from a callback of the loop, in which no task runs."""
-        if not self.done:
-            self.done, self._outcome = True, outcome
+        if not self._done:
+            self._done, self._outcome = True, outcome
             if self._callback is not None and self._context is not None:
                 self._context.run(self._callback, self)
 
     def __await__(self) -> Generator["_Waiter", None, bool]:
-        if not self.done:
+        if not self._done:
             self._asyncio_future_blocking = True
             yield self
         return self.result()
@@ -69,11 +69,14 @@ class _Waiter:
         self._callback, self._context = callback, context
 
     def cancel(self, msg: object = None) -> bool:
-        if self.done or self._callback is None:
+        if self._done or self._callback is None:
             return False
-        self.done, self._cancelled = True, asyncio.CancelledError(*([] if msg is None else [msg]))
+        self._done, self._cancelled = True, asyncio.CancelledError(*([] if msg is None else [msg]))
         self._loop.call_soon(self._callback, self, context=self._context)
         return True
+
+    def done(self) -> bool:
+        return self._done
 
     def result(self) -> bool:
         if self._cancelled is not None:
@@ -293,7 +296,7 @@ class AsyncioStream(asyncio.BufferedProtocol):
     def _on_timer(self) -> None:
         """Follow a deadline that has moved on since; a stream at which nobody waits gets no timer again."""
         self._timer = None
-        if self._waiter is None or self._waiter.done or self.deadline is None:
+        if self._waiter is None or self._waiter.done() or self.deadline is None:
             return
         left = self.deadline - time.monotonic()
         if left > 0:

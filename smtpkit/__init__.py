@@ -6,7 +6,8 @@ Names are imported when they are first used, so that ``import smtpkit`` costs ne
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from smtpkit.client import Client, send
+    from smtpkit.bulk import Mail
+    from smtpkit.client import Client, Outcomes, send
     from smtpkit.errors import (
         AuthenticationRefused,
         ChannelLost,
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
     from smtpkit.options import Proxy, Untrusted
     from smtpkit.protocol.reply import EnhancedStatus, Reply
     from smtpkit.session import Report
-    from smtpkit.sync_client import SyncClient
+    from smtpkit.sync_client import SyncClient, SyncOutcomes
 
 __all__ = (
     "DSN",
@@ -68,9 +69,11 @@ __all__ = (
     "EventsMissed",
     "InDoubt",
     "InvalidMail",
+    "Mail",
     "Message",
     "NotSupported",
     "Outcome",
+    "Outcomes",
     "ProtocolViolation",
     "Proxy",
     "ProxyError",
@@ -89,6 +92,7 @@ __all__ = (
     "Settled",
     "SpoolError",
     "SyncClient",
+    "SyncOutcomes",
     "TLSError",
     "TimedOut",
     "TransferEnded",
@@ -101,7 +105,17 @@ __all__ = (
 )
 
 # Light ones first.
-_ROOMS = ("errors", "events", "options", "protocol.reply", "message.message", "session", "client", "sync_client")
+_ROOMS = (
+    "errors",
+    "events",
+    "options",
+    "protocol.reply",
+    "message.message",
+    "session",
+    "bulk",
+    "client",
+    "sync_client",
+)
 
 
 def __getattr__(name: str) -> Any:

@@ -7,7 +7,7 @@ every procedure has returned and nothing is owed; cancellation, a limit, a lost 
 
 from collections import deque
 from collections.abc import Awaitable, Callable
-from contextlib import aclosing, suppress
+from contextlib import suppress
 from math import inf
 from typing import Any, Generic, TypeVar
 
@@ -17,7 +17,7 @@ from smtpkit.observers import Observers
 from smtpkit.options import Limits
 from smtpkit.protocol.command import Bdat, Command, EndMark
 from smtpkit.protocol.mail_data import END_MARK, Transparency
-from smtpkit.protocol.reply import USUAL, MalformedReply, Reply, ReplyLimits, ReplyReader
+from smtpkit.protocol.reply import MalformedReply, Reply, ReplyLimits, ReplyReader
 from smtpkit.protocol.steps import Hear, Lost, Pass, Procedure, Run, Say, Secure, Step, Transfer, Transferred
 from smtpkit.telling import Telling
 from smtpkit.throttle import Throttle
@@ -45,15 +45,8 @@ class Started(Generic[T]):
         self.error: BaseException | None = None
 
 
-class _Owed:
-    """A reply that the server owes: to which command, of which procedure, and where that command ends."""
-
-    __slots__ = ("command", "end", "started")
-
-    def __init__(self, command: Command, started: Started[Any], end: float) -> None:
-        self.command = command
-        self.started = started
-        self.end = end
+# A reply that the server owes: to which command, of which procedure, and where that command ends in all that was said.
+Owed = tuple[Command, Started[Any], float]
 
 
 class Channel:
@@ -86,11 +79,12 @@ class Channel:
         self._reader = ReplyReader()
         self._early: deque[Reply] = deque()  # heard before it was asked for
         self._queue: deque[Started[Any]] = deque()
-        self._owed: deque[_Owed] = deque()
+        self._owed: deque[Owed] = deque()
         self._out: list[bytes] = []
         self._said = self._spoken = 0  # octets gathered, and octets taken by the system, since the beginning
         self._untold: list[tuple[type[Event], dict[str, Any]]] = []  # told once what is gathered is written
         self._over = False
+        self._looked = False  # nothing had arrived a moment ago, and nothing was waited for since
         self._limit = "timeout"
 
     @property
@@ -99,14 +93,18 @@ class Channel:
         return self._over or bool(self._queue) or bool(self._owed)
 
     @property
+    def over(self) -> bool:
+        """Has it been abandoned, and every procedure with it?"""
+        return self._over
+
+    @property
     def idle(self) -> bool:
         """Is it at rest: in step, nothing received that was not asked for, the stream not ended?"""
-        if self.broken or self._reader.pending:
+        self._looked = False
+        try:
+            return not (self.broken or self._has_arrived())  # what has arrived is kept: it may be a 421
+        except ChannelLost:
             return False
-        arrived = self.stream.at_hand()
-        if arrived:
-            self._reader.feed(arrived)  # kept: it may be a 421, and it stays not idle
-        return arrived is None
 
     async def perform(self, procedure: Procedure[T], item: object = None) -> T:
         """Start a procedure and finish it."""
@@ -139,6 +137,13 @@ class Channel:
             raise started.error
         return started.result
 
+    async def flush(self) -> None:
+        """Write what was gathered, without waiting for a reply. What goes wrong is told to the procedures."""
+        try:
+            await self._flush()
+        except BaseException as error:  # noqa: BLE001  as in finish
+            self._fail(error)
+
     def abandon(self, cause: SMTPError) -> None:
         """End what is left, without waiting: hand out the replies at hand, then throw Lost, oldest first."""
         if not self._over:
@@ -146,14 +151,20 @@ class Channel:
             with suppress(ChannelLost):
                 self._reader.feed(self.stream.at_hand() or b"")
         self.stream.abort()
+        others = cause
+        if isinstance(cause, InvalidMail):  # the fault of the one mail that was being told
+            others = ChannelLost(f"the session ended with another mail: {cause}")
         while self._queue:
             started = self._queue[0]
+            why = others if started.step is None or type(started.step) is Hear else cause
             while type(started.step) is Hear and not started.ended and (reply := self._last_reply(started)):
                 self._resume(started, reply)
+                if type(started.step) is not Hear:
+                    started.end = inf  # what it would say now is never said
             if not started.ended:
-                self._resume(started, Lost(cause, spoken=started.end <= self._spoken, last_words=self._last_words()))
+                self._resume(started, Lost(why, spoken=started.end <= self._spoken, last_words=self._last_words()))
             if not started.ended:
-                self._end(started, cause)
+                self._end(started, why)
 
     def _fail(self, error: BaseException) -> None:
         """Abandon for what went wrong; raise it again unless the procedures have taken it in."""
@@ -173,7 +184,19 @@ class Channel:
 
     async def _give(self) -> None:
         """Give the next reply to the oldest."""
-        await self._run(self._queue[0], await self._hear())
+        oldest = self._queue[0]
+        reply = self._at_hand(oldest)
+        if reply is None:
+            await self._flush()
+            self._set_deadline(self._owed[0][0].limit)
+        while reply is None:
+            octets = await self.stream.receive()
+            if not octets:
+                raise ChannelLost("the server closed the connection")
+            self._looked = False
+            self._reader.feed(octets)
+            reply = self._at_hand(oldest)
+        await self._run(oldest, reply)
 
     async def _run(self, started: Started[Any], value: object) -> None:
         """Perform the steps of a procedure until it must hear what is not at hand, or ends."""
@@ -181,30 +204,31 @@ class Channel:
             self._resume(started, value)
             if started.ended:
                 return
-            value = None
-            match started.step:
-                case Hear():
-                    value = self._at_hand(started)
-                    if value is None:
-                        return
+            step, value = started.step, None
+            if type(step) is Hear:
+                value = self._at_hand(started)
+                if value is None:
+                    return
+                continue
+            match step:
                 case Say(commands=commands):
-                    for command in commands:
-                        self._say(command, started)
+                    self._say(commands, started)
                     if self._said - self._spoken >= GATHER:
                         await self._flush()
-                case Transfer() as transfer:
-                    value = await self._transfer(transfer, started)
+                case Transfer():
+                    value = await self._transfer(step, started)
                 case Pass():
                     started.passed = True
                 case Secure():
                     await self._begin_tls()
                 case Run(function=function):
                     value = await self.stream.run(function)
+                    self._looked = False
 
     def _resume(self, started: Started[Any], value: object) -> None:
         """Send a value, or throw Lost, into a procedure; note the step it yields, or how it ended."""
         try:
-            if isinstance(value, Lost):
+            if type(value) is Lost:
                 started.step = started.procedure.throw(value)
             else:
                 started.step = started.procedure.send(value)
@@ -219,18 +243,22 @@ class Channel:
     def _end(self, started: Started[Any], error: Exception | None) -> None:
         started.error, started.ended, started.passed = error, True, True
         self._queue.remove(started)
-        if error is None and not any(owed.started is started for owed in self._owed):
+        if error is None and not any(whose is started for _, whose, _ in self._owed):
             return
         started.procedure.close()
         if not self._over:
             self.abandon(ChannelLost(f"the session ended with an earlier procedure: {error}"))
 
-    def _say(self, command: Command, started: Started[Any]) -> None:
-        octets = command.render()
-        self._put(octets, started)
-        self._owed.append(_Owed(command, started, self._said))
-        if octets:
-            self._tell(CommandSent, started, text=str(command), secured=self.secured)
+    def _say(self, commands: tuple[Command, ...], started: Started[Any]) -> None:
+        said = self._said
+        for command in commands:
+            octets = command.render()
+            self._out.append(octets)
+            said += len(octets)
+            self._owed.append((command, started, said))
+            if octets and self._observers.heard:
+                self._tell(CommandSent, started, text=str(command), secured=self.secured)
+        self._said = started.end = said
 
     def _put(self, octets: bytes, started: Started[Any]) -> None:
         self._out.append(octets)
@@ -239,17 +267,16 @@ class Channel:
 
     def _tell(self, kind: type[Event], started: Started[Any], **what: Any) -> None:
         """Keep what to tell until what is gathered is written: an event never runs ahead of its octets."""
-        if self._observers.heard:
-            self._untold.append((kind, {"item": started.item, **what}))
+        self._untold.append((kind, {"item": started.item, **what}))
 
     def _at_hand(self, started: Started[Any]) -> Reply | None:
         """The reply this procedure is owed, if it is the next one due and has arrived."""
         if not self._owed:
             raise RuntimeError("a procedure hears what nobody owes")
-        owed = self._owed[0]
-        if owed.started is not started or owed.end > self._spoken:
+        command, whose, end = self._owed[0]
+        if whose is not started or end > self._spoken:
             return None
-        reply = self._next(owed.command.replies)
+        reply = self._next(command.replies)
         if reply is not None:
             self._owed.popleft()
             started.heard += 1
@@ -259,13 +286,13 @@ class Channel:
                         at=self.stream.now(),
                         session=self._session,
                         item=started.item,
-                        reply=owed.command.show(reply),
+                        reply=command.show(reply),
                         secured=self.secured,
                     )
                 )
         return reply
 
-    def _next(self, limits: ReplyLimits = USUAL) -> Reply | None:
+    def _next(self, limits: ReplyLimits) -> Reply | None:
         """The next reply that has arrived."""
         if self._early:
             return self._early.popleft()
@@ -273,38 +300,28 @@ class Channel:
             limits = limits._replace(line=min(limits.line, self._reply_line))
         return self._reader.next(limits)
 
-    async def _hear(self) -> Reply:
-        """The next reply that is owed."""
-        oldest = self._queue[0]
-        if (reply := self._at_hand(oldest)) is None:
-            await self._flush()
-            self._set_deadline(self._owed[0].command.limit)
-            while (reply := self._at_hand(oldest)) is None:
-                octets = await self.stream.receive()
-                if not octets:
-                    raise ChannelLost("the server closed the connection")
-                self._reader.feed(octets)
-        return reply
-
     async def _flush(self) -> None:
         """Write what was gathered; where nothing is owed for what was written before, nothing may have arrived."""
         if self._said > self._spoken:
-            if self._owed and self._owed[0].end > self._spoken and self._has_arrived():
+            if self._owed and self._owed[0][2] > self._spoken and self._has_arrived():
                 raise ProtocolViolation(UNASKED)
             await self._write()
 
     def _has_arrived(self) -> bool:
         """Has anything arrived that no reply was made of? Takes it in. Raises ChannelLost at the end of the stream."""
-        arrived = self.stream.at_hand()
-        if arrived:
-            self._reader.feed(arrived)
-        elif arrived is not None and not self._reader.pending:
-            raise ChannelLost("the server closed the connection")
+        if not self._looked:
+            arrived = self.stream.at_hand()
+            if arrived:
+                self._reader.feed(arrived)
+            elif arrived is not None and not self._reader.pending:
+                raise ChannelLost("the server closed the connection")
+            self._looked = True
         return self._reader.pending
 
     async def _write(self) -> None:
         octets = self._out[0] if len(self._out) == 1 else b"".join(self._out)
         self._out.clear()
+        self._looked = False
         self._set_deadline("timeout")
         self._spoken = self._said  # from here on it may be, whatever interrupts us
         try:
@@ -343,9 +360,9 @@ class Channel:
         """The replies that arrived beyond those owed for what was spoken, and those to chunks of mail data."""
         words = []
         try:
-            while (reply := self._next()) is not None:
-                asked = self._owed and self._owed[0].end <= self._spoken
-                if not asked or isinstance(self._owed.popleft().command, Bdat):
+            while (reply := self._early.popleft() if self._early else self._reader.next()) is not None:
+                asked = self._owed and self._owed[0][2] <= self._spoken
+                if not asked or isinstance(self._owed.popleft()[0], Bdat):
                     words.append(reply)
         except MalformedReply:
             pass
@@ -361,6 +378,7 @@ class Channel:
         """TLS begins exactly behind the reply: an octet more may be anybody's (RFC 3207 section 6)."""
         if self._secure is None:
             raise RuntimeError("this channel has no way to begin TLS")
+        self._looked = False
         if self._owed or self._has_arrived():
             raise ProtocolViolation("octets arrived in clear after the reply to STARTTLS: injected, or a broken server")
         self._set_deadline("connect")
@@ -374,47 +392,62 @@ class Channel:
         framed = step.chunked and data.size is None  # a BDAT for each piece: the size of the whole is not known
         transparency = None if step.chunked or data.wire_safe else Transparency()
         begun, done, due, size = self.stream.now(), 0, step.due, data.size or 0
-        self._tell(TransferStarted, started, size=data.size)
+        if self._observers.heard:
+            self._tell(TransferStarted, started, size=data.size)
         if step.chunked and not framed:
-            self._say(Bdat(size, last=True), started)
+            self._say((Bdat(size, last=True),), started)
         elif not step.chunked:
-            self._owed.append(_Owed(EndMark(), started, inf))
-        mark = None if framed else self._owed[-1]
+            self._owed.append((EndMark(), started, inf))
         telling = Telling(data, throttle.piece if throttle else GATHER, self.stream.run)
-        async with aclosing(telling):
+        try:
             while not telling.ended:
                 started.end = inf
                 piece = await telling.next()
+                self._looked = self._looked and telling.at_once
                 done += len(piece)
                 if framed:
                     if self._refused_early():
                         return Transferred(due - step.due, whole=False)
-                    self._say(Bdat(len(piece), telling.ended), started)
+                    self._say((Bdat(len(piece), telling.ended),), started)
                     due += not telling.ended
-                elif self._owed[0] is mark and self._has_arrived():
-                    mark.end = self._spoken
+                elif len(self._owed) == 1 and self._has_arrived():
+                    self._mark(self._spoken)
                     return Transferred(1, whole=False, in_step=False)
                 elif step.chunked and (done > size or (telling.ended and done < size)):
                     raise InvalidMail(f"mail data: its source gave {done} octets, not {size} as before")
                 if transparency is not None:
                     piece = transparency.double(piece)
                 self._put(piece, started)
-                self._owed[-1].end = self._said
+                if framed or telling.ended:
+                    self._mark(self._said)
+                else:
+                    self._mark(inf)
+                    started.end = inf
                 if throttle is not None:
                     await self.stream.sleep_until(throttle.take(len(piece), self.stream.now()))
-                took = self.stream.now() - begun
-                self._tell(TransferProgress, started, done=done, size=data.size, rate=done / took if took else 0.0)
+                    self._looked = False
+                if self._observers.heard:
+                    took = self.stream.now() - begun
+                    self._tell(TransferProgress, started, done=done, size=data.size, rate=done / took if took else 0.0)
                 if not telling.ended:
                     started.end = inf
-                    if mark is not None:
-                        mark.end = inf
                     await self._write()
+        finally:
+            if not telling.ended:
+                await telling.aclose()
         if not step.chunked:
             self._put(END_MARK, started)
-            self._owed[-1].end = self._said
-        self._owed.extend(_Owed(EndMark(), started, self._said) for _ in range(step.due - 1))
-        self._tell(TransferEnded, started, done=done, took=self.stream.now() - begun)
+            self._mark(self._said)
+        for _ in range(step.due - 1):
+            self._owed.append((EndMark(), started, self._said))
+        if self._observers.heard:
+            self._tell(TransferEnded, started, done=done, took=self.stream.now() - begun)
         return Transferred(due)
+
+    def _mark(self, end: float) -> None:
+        """Note where what the last reply is owed for ends."""
+        command, started, _ = self._owed[-1]
+        self._owed[-1] = (command, started, end)
 
     def _refused_early(self) -> bool:
         """Has the server refused a chunk already? Keeps the replies that came until they are asked for."""

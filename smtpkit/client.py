@@ -4,26 +4,34 @@ A client holds no task between calls. It works with ``async with`` or with ``acl
 event loop that opened them. On asyncio and on trio.
 """
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, suppress
+from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, BinaryIO, Self, TypeAlias, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, BinaryIO, Self, TypeAlias, TypeVar, Unpack
 
+from smtpkit.bulk import Bulk, Iterated, Nothing, prepared
 from smtpkit.errors import Outcome, TimedOut, UsageError
 from smtpkit.events import Event
+from smtpkit.message.message import prepare
 from smtpkit.observers import Events, Observers
 from smtpkit.options import OptionKeywords, Options
 from smtpkit.pool import Pool, Request
 from smtpkit.protocol import procedures
 from smtpkit.protocol.reply import Reply
 from smtpkit.protocol.steps import Procedure
-from smtpkit.session import Known, Report, Session, World, deliver, members
+from smtpkit.session import Known, Lease, Report, Session, World, deliver, members
 from smtpkit.throttle import Throttle
+from smtpkit.transport.connect import connect, run_in_worker
+from smtpkit.window import Habits
 
 if TYPE_CHECKING:
     import os
     from email.message import Message as StdlibMessage
+
+    import anyio.abc
 
     from smtpkit.message.message import DSN, Message
 
@@ -52,12 +60,14 @@ class Client:
 
     def __init__(self, url: str | None = None, **options: Unpack[OptionKeywords]) -> None:
         self.options = Options.of(url, **options)
+        self._key = self.options.key
         self._observers = Observers()
         rate = self.options.rate
         self._throttle = Throttle(rate, time.monotonic()) if rate else None
         self._pool: Pool[Session] = Pool(self.options.connections)
         self._opened = 0
         self._known = Known()
+        self._habits = Habits()
         self._home: object = None  # the event loop our sessions belong to
         self._closed = False
 
@@ -80,9 +90,6 @@ class Client:
         DataRefused where nobody is served; InDoubt where it is not known; TransportError where it certainly was not.
         Every error has ``.outcome``.
         """
-        from smtpkit.message.message import prepare
-        from smtpkit.transport.connect import run_in_worker
-
         options = self.options
         preparing = prepare(
             message,
@@ -96,6 +103,28 @@ class Client:
         )
         until = self._until()
         return await deliver(message, preparing, lambda: self._session(until), self._observers, until)
+
+    def send_many(self, messages: "Iterable[Any] | AsyncIterable[Any]", *, window: int = 16) -> "Outcomes":
+        """Send many mails over one session: ``async with client.send_many(…) as outcomes: async for outcome in …``.
+
+        Each of ``messages`` is a message, a ``Mail`` or a tuple like it; they are taken as they can be sent. At most
+        ``window`` mails are under way without a reply, as far as the server bears it. Failures are outcomes, in the
+        order of settling, with their ``item``; only what ``messages`` itself raises is raised, after all that came
+        before. Leaving the block early settles what is under way; ``outcomes.unsent`` lists what was not sent.
+        """
+        self._check_open()
+        limit = self.options.limits.timeout
+        feed = _Buffer(messages, window, limit) if isinstance(messages, AsyncIterable) else Iterated(messages)
+        bulk = Bulk(
+            feed,
+            window=window,
+            options=self.options,
+            habits=self._habits,
+            prepare=partial(prepared, options=self.options, run=run_in_worker),
+            lease=lambda: self._session(None),
+            observers=self._observers,
+        )
+        return Outcomes(bulk, feed if isinstance(feed, _Buffer) else None, limit)
 
     async def check(self) -> Report:
         """Connect, say EHLO, begin TLS and log in as a mail would; return what the server showed. No mail is sent."""
@@ -164,11 +193,13 @@ class Client:
         total = self.options.limits.total
         return None if total is None else time.monotonic() + total
 
-    @asynccontextmanager
-    async def _session(self, until: float | None, *, fresh: bool = False) -> AsyncGenerator[Session]:
+    def _session(self, until: float | None, *, fresh: bool = False) -> Lease:
         """A session for the time of a block: the one used last, or a new one, or the next that is given back."""
+        request: Request[Session] = Request(object() if fresh else self._key)
+        return Lease(partial(self._take, request, until), partial(self._give_back, request))
+
+    async def _take(self, request: Request[Session], until: float | None) -> Session:
         self._settle_in()
-        request: Request[Session] = Request(object() if fresh else self.options.key)
         try:
             _drop(self._pool.ask(request))
             if not request.granted:
@@ -177,9 +208,13 @@ class Client:
             if session is None:
                 session = await self._open(until)
                 self._pool.opened(request, session)
-            yield session
-        finally:
-            _drop(self._pool.give_back(request))
+        except BaseException:
+            self._give_back(request)
+            raise
+        return session
+
+    def _give_back(self, request: Request[Session]) -> None:
+        _drop(self._pool.give_back(request))
 
     async def _wait(self, request: Request[Session], until: float | None) -> None:
         """Wait for the turn of a request."""
@@ -195,8 +230,6 @@ class Client:
             raise TimedOut(f"no session became free: {self!r}; the {name} limit ran out", limit=name)
 
     async def _open(self, until: float | None) -> Session:
-        from smtpkit.transport.connect import connect, run_in_worker
-
         self._check_open()  # whoever waited may come to open one after aclose()
         self._opened += 1
         session = Session(self.options, self._opened, self._observers, self._throttle)
@@ -213,9 +246,13 @@ class Client:
     def _settle_in(self) -> None:
         """Sessions live in one event loop; a client without sessions may move to another."""
         self._check_open()
-        from anyio.lowlevel import current_token
+        home: object
+        try:
+            home = asyncio.get_running_loop()
+        except RuntimeError:
+            from anyio.lowlevel import current_token
 
-        home = current_token()
+            home = current_token()
         if home != self._home:
             if self._home is not None and not self._pool.is_empty:
                 raise UsageError(
@@ -223,6 +260,113 @@ class Client:
                     "one), or aclose() it before its loop ends"
                 )
             self._home = home
+
+
+class Outcomes:
+    """The outcomes of ``Client.send_many``, as they come. ``unsent`` holds the items that were not sent."""
+
+    def __init__(self, bulk: Bulk, buffer: "_Buffer | None", limit: float) -> None:
+        self._bulk = bulk
+        self._buffer = buffer
+        self._limit = limit  # seconds to settle what is under way
+        self._tasks: anyio.abc.TaskGroup | None = None
+        self._entered = False
+
+    @property
+    def unsent(self) -> list[Any]:
+        """What was taken and certainly not sent, in order; and the rest of the input, where it is a list."""
+        return self._bulk.unsent
+
+    @property
+    def unread(self) -> list[Outcome]:
+        """The outcomes that were not read before the block was left."""
+        return list(self._bulk.settled)
+
+    async def __aenter__(self) -> Self:
+        self._entered = True
+        if self._buffer is not None:
+            import anyio
+
+            self._buffer.begin()
+            self._tasks = anyio.create_task_group()
+            await self._tasks.__aenter__()
+            self._tasks.start_soon(self._buffer.fill)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        import anyio
+
+        with anyio.move_on_after(2 * self._limit, shield=True):
+            await self._bulk.leave(self._limit)
+        if self._tasks is not None:
+            self._tasks.cancel_scope.cancel()
+            await self._tasks.__aexit__(None, None, None)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Outcome:
+        if not self._entered:
+            raise UsageError("write: async with client.send_many(…) as outcomes")
+        outcome = await self._bulk.next()
+        if outcome is None:
+            raise StopAsyncIteration
+        return outcome
+
+
+class _Buffer:
+    """A feed that a task fills from an async iterable, as far as ``size`` ahead."""
+
+    def __init__(self, messages: AsyncIterable[Any], size: int, limit: float) -> None:
+        self._limit = limit
+        self._size = size
+        self._messages = messages
+        self._fault: Exception | None = None
+
+    def begin(self) -> None:
+        """Make room for the items."""
+        import anyio
+
+        self._sending, self._receiving = anyio.create_memory_object_stream[Any](self._size)
+
+    async def fill(self) -> None:
+        """Take items from the input until there are no more; a generator that is left before its end is closed."""
+        import anyio
+
+        with self._sending:
+            try:
+                async for item in self._messages:
+                    await self._sending.send(item)
+            except Exception as fault:  # noqa: BLE001  raised where the items are taken
+                self._fault = fault
+            finally:
+                if isinstance(self._messages, AsyncGenerator):
+                    with anyio.move_on_after(self._limit, shield=True), suppress(Exception):
+                        await self._messages.aclose()
+
+    async def take(self, *, wait: bool) -> Any:
+        """As ``Feed`` has it."""
+        import anyio
+
+        try:
+            return await self._receiving.receive() if wait else self._receiving.receive_nowait()
+        except anyio.WouldBlock:
+            return Nothing.YET
+        except anyio.EndOfStream:
+            if self._fault is not None:
+                fault, self._fault = self._fault, None
+                raise fault from None
+            return Nothing.MORE
+
+    def rest(self) -> list[Any]:
+        """The items that nobody has taken."""
+        import anyio
+
+        items = []
+        with self._receiving, suppress(anyio.WouldBlock, anyio.EndOfStream):
+            while True:
+                items.append(self._receiving.receive_nowait())
+        return items
 
 
 def _drop(sessions: list[Session]) -> None:

@@ -14,7 +14,11 @@ class Poolable(Protocol):
 
     @property
     def usable(self) -> bool:
-        """May it be used for the next mail?"""
+        """May it be used for the next mail? Looks whether it has ended meanwhile."""
+
+    @property
+    def broken(self) -> bool:
+        """Is it out of step, or over, as far as is known?"""
 
 
 S = TypeVar("S", bound=Poolable)
@@ -63,17 +67,17 @@ class Pool(Generic[S]):
         request.session = self._busy[request] = session
 
     def give_back(self, request: Request[S]) -> list[S]:
-        """Take a request back, granted or not; its session is kept if it is usable. Returns the sessions to close."""
+        """Take a request back, granted or not; its session is kept unless broken. Returns the sessions to close."""
         if not request.granted:
             self._requests.remove(request)
             return []
         close = []
         session = self._busy.pop(request)
         if session is not None:
-            if session.usable:
-                self._idle.append((request.key, session))
-            else:
+            if session.broken:
                 close.append(session)
+            else:
+                self._idle.append((request.key, session))
         return close + self._grant()
 
     def empty(self) -> tuple[list[S], list[S]]:

@@ -4,8 +4,9 @@ Everything here awaits only a stream, so it runs alike on asyncio, on trio and i
 """
 
 import inspect
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager, suppress
+from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import partial
 from math import inf
@@ -120,7 +121,7 @@ class Session:
         self.times: dict[str, float] = {}  # of each stage of opening, in seconds
         self._observers = observers
         self._throttle = throttle  # shared by the sessions of a client
-        self._open = False  # a transaction was left open: RSET leads the next
+        self.left_open = False  # a transaction was left open: RSET leads the next
         self._closed = False
         self._mark = 0.0
         self._fresh: str | None = None  # the token got after the first was refused
@@ -422,6 +423,11 @@ class Session:
         """In step, and nothing has arrived since that was not asked for."""
         return self.channel.idle
 
+    @property
+    def broken(self) -> bool:
+        """Out of step, or over."""
+        return self.channel.broken
+
     async def perform(self, procedure: Procedure[T], until: float | None = None) -> T:
         """Perform a procedure under the total limit."""
         self.uses += 1
@@ -436,41 +442,52 @@ class Session:
         ``verb`` begins it. RSET leads it where an earlier one may still be open, and with ``reset`` in any case.
         Raises only what comes from outside (cancellation), after telling what is known by then.
         """
-        options, channel = self.options, self.channel
-        self.uses += 1
-        channel.outer = (until, "total") if until is not None else None
+        self.channel.outer = (until, "total") if until is not None else None
         try:
-            if mail.envelope.require_tls and not getattr(channel.stream, "verified", False):
-                raise NotSupported(
-                    f"{options.shown}: a mail that requires TLS goes over verified TLS only (RFC 8689), and here there "
-                    f"is {'none that is verified' if channel.secured else 'none'}; use tls=required or tls=implicit",
-                    extension="REQUIRETLS",
-                )
-            plan = procedures.plan(
-                mail.envelope,
-                mail.mail_data,
-                self.offered,
-                chunked=options.chunking == "always",
-                binary=options.binary,
-                lmtp=options.lmtp,
-                message_id=mail.message_id,
-                verb=verb,
-            )
+            chunked = self.options.chunking == "always"
+            started = self.transaction(mail, item, chunked=chunked, reset=reset or self.left_open, verb=verb)
         except SMTPError as error:
-            error.outcome = Outcome(message_id=mail.message_id, item=item, error=error)
-            return error.outcome, False
-        started = Started(procedures.transaction(plan, reset=reset or self._open), item)
+            return outcome_of(error, mail, item), False
         try:
-            await channel.start(started)
-            with suppress(SMTPError):
-                await channel.finish(started)
+            await self.channel.start(started)
+            outcome = await self.settle(started, mail)
         except BaseException:
-            self.tell(Settled, item=item, outcome=_settled(started, mail, item))
+            self.tell(Settled, item=item, outcome=settled(started, mail))
             raise
-        outcome = _settled(started, mail, item)
-        self._open = not outcome.accepted
-        unheard = started.heard <= isinstance(outcome.error, ServiceClosing)
-        return outcome, unheard
+        return outcome, unheard(started, outcome)
+
+    def transaction(
+        self, mail: "Prepared", item: object, *, chunked: bool, reset: bool, verb: Verb = "MAIL"
+    ) -> Started[Outcome]:
+        """The transaction of a mail, to be started. Raises NotSupported."""
+        self.uses += 1
+        if mail.envelope.require_tls and not getattr(self.channel.stream, "verified", False):
+            found = "none that is verified" if self.channel.secured else "none"
+            raise NotSupported(
+                f"{self.options.shown}: a mail that requires TLS goes over verified TLS only (RFC 8689), and here "
+                f"there is {found}; use tls=required or tls=implicit",
+                extension="REQUIRETLS",
+            )
+        plan = procedures.plan(
+            mail.envelope,
+            mail.mail_data,
+            self.offered,
+            chunked=chunked,
+            binary=self.options.binary,
+            lmtp=self.options.lmtp,
+            message_id=mail.message_id,
+            item=item,
+            verb=verb,
+        )
+        return Started(procedures.transaction(plan, reset=reset), item)
+
+    async def settle(self, started: Started[Outcome], mail: "Prepared") -> Outcome:
+        """Finish a transaction. Raises only what comes from outside."""
+        with suppress(SMTPError):
+            await self.channel.finish(started)
+        outcome = settled(started, mail)
+        self.left_open = not outcome.accepted
+        return outcome
 
     async def close(self) -> None:
         """Say QUIT, if that makes sense, and close. Never raises but for cancellation."""
@@ -500,24 +517,53 @@ class Session:
             self._observers.emit(kind(at=self.channel.stream.now(), session=self.number, **what))
 
 
-def _outcome(error: SMTPError, mail: "Prepared") -> Outcome:
-    error.outcome = error.outcome or Outcome(message_id=mail.message_id, error=error)
+def outcome_of(error: SMTPError, mail: "Prepared | None", item: object) -> Outcome:
+    """The outcome of a mail of which nothing was said."""
+    error.outcome = Outcome(message_id=mail.message_id if mail else None, item=item, error=error)
     return error.outcome
 
 
-def _settled(started: Started[Outcome], mail: "Prepared", item: object) -> Outcome:
+def settled(started: Started[Outcome], mail: "Prepared") -> Outcome:
     """What a transaction that ended means, however it ended."""
     error = started.error
     if error is None:
-        outcome = started.result
-    elif isinstance(error, SMTPError):
-        outcome = _outcome(error, mail)
-    else:
+        return started.result
+    if not isinstance(error, SMTPError):
         raise error
-    outcome = replace(outcome, item=item)
-    if outcome.error is not None:
-        outcome.error.outcome = outcome
-    return outcome
+    if started.step is None:  # it never began, so that this is the error of others
+        return outcome_of(copy(error), mail, started.item)
+    return error.outcome or outcome_of(error, mail, started.item)
+
+
+def unheard(started: Started[Outcome], outcome: Outcome) -> bool:
+    """Had the server not answered a word of it, unless that it leaves?"""
+    return started.heard <= isinstance(outcome.error, ServiceClosing)
+
+
+def announce(observers: Observers, outcome: Outcome, *, session: int, at: float) -> None:
+    """Tell what became of a mail."""
+    for path, reply in outcome.refused.items():
+        observers.emit(RecipientRefused(at=at, session=session, item=outcome.item, path=path, reply=reply))
+    observers.emit(Settled(at=at, session=session, item=outcome.item, outcome=outcome))
+
+
+class Lease:
+    """A session for the time of a block, by what takes it and what gives it back.
+
+    A plain class: a generator for it costs four times as much.
+    """
+
+    __slots__ = ("_give_back", "_take")
+
+    def __init__(self, take: Callable[[], Coroutine[Any, Any, Session]], give_back: Callable[[], None]) -> None:
+        self._take = take
+        self._give_back = give_back
+
+    def __aenter__(self) -> Coroutine[Any, Any, Session]:
+        return self._take()
+
+    async def __aexit__(self, *_: object) -> None:
+        self._give_back()
 
 
 def members(reply: Reply) -> tuple[str, ...]:
@@ -545,17 +591,15 @@ async def deliver(
         while True:
             async with lease() as session:
                 fresh = session.uses == 0
-                outcome, unheard = await session.send(mail, message, until)
-            if fresh or not unheard or not isinstance(outcome.error, ChannelLost | ServiceClosing):
+                outcome, silent = await session.send(mail, message, until)
+            if fresh or not silent or not isinstance(outcome.error, ChannelLost | ServiceClosing):
                 break
     except SMTPError as error:
         outcome = error.outcome = Outcome(item=message, error=error)
     else:
         number, at = session.number, session.channel.stream.now()
     if observers.heard:
-        for path, reply in outcome.refused.items():
-            observers.emit(RecipientRefused(at=at, session=number, item=message, path=path, reply=reply))
-        observers.emit(Settled(at=at, session=number, item=message, outcome=outcome))
+        announce(observers, outcome, session=number, at=at)
     if outcome.error is not None:
         raise outcome.error
     return outcome

@@ -6,20 +6,25 @@ The coroutines of the core run to their end over a blocking stream, on which not
 import os
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
+from smtpkit.bulk import Bulk, Iterated, Mail, prepared
 from smtpkit.errors import Outcome, UsageError
 from smtpkit.events import Event
+from smtpkit.message.message import prepare
 from smtpkit.observers import Observers
 from smtpkit.options import OptionKeywords, Options
 from smtpkit.protocol import procedures
 from smtpkit.protocol.reply import Reply
 from smtpkit.protocol.steps import Procedure
-from smtpkit.session import Known, Report, Session, World, deliver, members
+from smtpkit.session import Known, Lease, Report, Session, World, deliver, members
 from smtpkit.throttle import Throttle
+from smtpkit.transport.connect import connect_blocking, run_inline
+from smtpkit.window import Habits
 
 if TYPE_CHECKING:
     from smtpkit.client import Sendable
@@ -61,6 +66,7 @@ class SyncClient:
         self._session: Session | None = None
         self._opened = 0
         self._known = Known()
+        self._habits = Habits()
         self._process = os.getpid()
         self._closed = False
 
@@ -74,9 +80,6 @@ class SyncClient:
         require_tls: bool = False,
     ) -> Outcome:
         """Send one mail; return once the server has answered for it. Everything is as for ``Client.send``."""
-        from smtpkit.message.message import prepare
-        from smtpkit.transport.connect import run_inline
-
         options, until = self.options, self._until()
 
         async def send() -> Outcome:
@@ -93,6 +96,25 @@ class SyncClient:
             return await deliver(message, preparing, lambda: self._lease(until), self._observers, until)
 
         return self._drive(send())
+
+    def send_many(self, messages: "Iterable[Sendable | Mail | tuple[Any, ...]]", *, window: int = 16) -> "SyncOutcomes":
+        """Send many mails over one session: ``with client.send_many(…) as outcomes: for outcome in outcomes``.
+
+        Everything is as for ``Client.send_many``; mails are sent while outcomes are asked for. Within the block the
+        session is taken: other calls of this client open another.
+        """
+        if isinstance(messages, AsyncIterable):
+            raise UsageError("messages: an async iterable works with Client only")
+        bulk = Bulk(
+            Iterated(messages),
+            window=window,
+            options=self.options,
+            habits=self._habits,
+            prepare=partial(prepared, options=self.options, run=run_inline),
+            lease=self._loan,
+            observers=self._observers,
+        )
+        return SyncOutcomes(bulk, self._drive, self.options.limits.timeout)
 
     def check(self) -> Report:
         """Connect, say EHLO, begin TLS and log in as a mail would; return what the server showed. No mail is sent."""
@@ -182,27 +204,83 @@ class SyncClient:
         total = self.options.limits.total
         return None if total is None else time.monotonic() + total
 
-    @asynccontextmanager
-    async def _lease(self, until: float | None) -> AsyncGenerator[Session]:
+    def _lease(self, until: float | None) -> Lease:
         """The session for the time of a block: the one at hand if it is still good, else a new one."""
+        return Lease(partial(self._take, until), self._give_back)
+
+    @asynccontextmanager
+    async def _loan(self) -> AsyncGenerator[Session]:
+        """The session, taken out of the client for longer than a call."""
+        session = await self._take(None)
+        self._session = None
+        try:
+            yield session
+        finally:
+            await self._take_back(session)
+
+    async def _take_back(self, session: Session) -> None:
+        if session.broken:
+            session.abort("broken")
+        elif self._session is None and not self._closed:
+            self._session = session
+        else:
+            await session.close()
+
+    async def _take(self, until: float | None) -> Session:
         session = self._session
         if session is None or not session.usable:
             if session is not None:
                 session.abort("dead or broken")
             self._session = None
             session = self._session = await self._open(until)
-        try:
-            yield session
-        finally:
-            if session.channel.broken:
-                session.abort("broken")
-                self._session = None
+        return session
+
+    def _give_back(self) -> None:
+        if self._session is not None and self._session.broken:
+            self._session.abort("broken")
+            self._session = None
 
     async def _open(self, until: float | None) -> Session:
-        from smtpkit.transport.connect import connect_blocking, run_inline
-
         if self._closed:
             raise UsageError("the client is closed; make a new one")
         self._opened += 1
         session = Session(self.options, self._opened, self._observers, self._throttle)
         return await session.open(World(connect_blocking, run_inline, time.monotonic), until, self._known)
+
+
+class SyncOutcomes:
+    """The outcomes of ``SyncClient.send_many``, as they come. ``unsent`` holds the items that were not sent."""
+
+    def __init__(self, bulk: Bulk, drive: Callable[[Coroutine[Any, Any, Any]], Any], limit: float) -> None:
+        self._bulk = bulk
+        self._drive = drive
+        self._limit = limit  # seconds to settle what is under way
+        self._entered = False
+
+    @property
+    def unsent(self) -> list[Any]:
+        """What was taken and certainly not sent, in order; and the rest of the input, where it is a list."""
+        return self._bulk.unsent
+
+    @property
+    def unread(self) -> list[Outcome]:
+        """The outcomes that were not read before the block was left."""
+        return list(self._bulk.settled)
+
+    def __enter__(self) -> Self:
+        self._entered = True
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._drive(self._bulk.leave(self._limit))
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Outcome:
+        if not self._entered:
+            raise UsageError("write: with client.send_many(…) as outcomes")
+        outcome: Outcome | None = self._drive(self._bulk.next())
+        if outcome is None:
+            raise StopIteration
+        return outcome

@@ -14,26 +14,32 @@ _DRY = object()  # what a source that has ended gives
 
 
 class Telling:
-    """Mail data piece by piece. ``ended`` is set with the last piece; a fault in the source is InvalidMail."""
+    """Mail data piece by piece. ``ended`` is set with the last piece; a fault in the source is InvalidMail.
 
-    __slots__ = ("_chunk", "_chunks", "_ends", "_left", "_piece", "_run", "ended")
+    ``at_once``: all of it is in memory, so that a piece is not waited for.
+    """
+
+    __slots__ = ("_chunk", "_chunks", "_ends", "_left", "_piece", "_run", "at_once", "ended")
 
     def __init__(self, mail_data: MailData, piece: int, run: Runner) -> None:
         self.ended = False
         self._piece = piece
         self._run = run if mail_data.blocking else None
         self._ends = None if mail_data.mended else LineEnds(strict=mail_data.strict)
+        self._left = 0  # where in the chunk the next piece begins
+        self._chunk: bytes | None = b""  # None when the source is dry
+        self._chunks: Iterator[bytes] | AsyncIterator[bytes]
+        self.at_once = mail_data.octets is not None
+        if self.at_once:
+            self._chunk = mail_data.octets
+            return
         try:
             source = mail_data.tell()
-            self._chunks: Iterator[bytes] | AsyncIterator[bytes] = (
-                aiter(source) if isinstance(source, AsyncIterable) else iter(source)
-            )
+            self._chunks = aiter(source) if isinstance(source, AsyncIterable) else iter(source)
         except (InvalidMail, UsageError):
             raise
         except Exception as fault:
             raise _faulty(fault) from fault
-        self._chunk: bytes | None = b""  # None when the source is dry
-        self._left = 0  # where in it the next piece begins
 
     async def next(self) -> bytes:
         """The next piece: about ``piece`` octets, more only by what mending adds; fewer only at the end."""
@@ -47,7 +53,10 @@ class Telling:
                 parts.append(part)
                 size += len(part)
             if self._left == len(self._chunk):
-                await self._take()
+                if self.at_once:
+                    self._chunk = None
+                else:
+                    await self._take()
         if self._chunk is None:
             self.ended = True
             if self._ends is not None:
@@ -60,6 +69,8 @@ class Telling:
         Its faults are of no consequence then: it is left for a reason that they must not hide. One of them is that a
         worker thread nobody waits for any more is still in it.
         """
+        if self.at_once:
+            return
         close: Any = getattr(self._chunks, "aclose", None) or getattr(self._chunks, "close", None)
         if close is not None:
             with suppress(Exception):

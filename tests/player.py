@@ -629,4 +629,4 @@ def _state(session: Session | None) -> str:
         return "broken"
     if not session.usable:
         return "unusable"
-    return "in step, RSET leads the next" if session._open else "in step"
+    return "in step, RSET leads the next" if session.left_open else "in step"

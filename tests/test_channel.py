@@ -1,5 +1,7 @@
 """The channel where replies come that nobody asked for, too early, or with the end of everything."""
 
+import gc
+import sys
 from asyncio import CancelledError
 from collections.abc import Callable, Iterator
 
@@ -117,3 +119,48 @@ def test_an_error_of_the_library_in_a_source_is_a_fault_of_the_source() -> None:
     outcome = run(channel.perform(procedures.transaction(plan)))
     assert isinstance(outcome.error, InvalidMail)
     assert not outcome.in_doubt
+
+
+class Counting(MemoryStream):
+    """Counts writes, reads, and looks at what has arrived."""
+
+    writes = reads = looks = 0
+
+    async def send(self, octets: bytes | bytearray | memoryview) -> None:
+        self.writes += 1
+        await super().send(octets)
+
+    async def receive(self) -> bytes:
+        self.reads += 1
+        return await super().receive()
+
+    def at_hand(self) -> bytes | None:
+        self.looks += 1
+        return super().at_hand()
+
+
+@pytest.mark.parametrize(("chunked", "most"), [(False, (2, 2, 4)), (True, (1, 1, 2))], ids=["data", "bdat"])
+def test_what_a_small_mail_costs(*, chunked: bool, most: tuple[int, int, int]) -> None:
+    """By DATA two writes and two reads, by BDAT one of each; the stream is looked at once before each write."""
+    replies = {b"MAIL": b"250 ok\r\n250 ok\r\n" + (b"250 ok\r\n" if chunked else b"354 go\r\n")}
+    stream = Counting(lambda said: replies.get(said[:4], b"250 ok\r\n"))
+    plan = procedures.plan(ENVELOPE, MailData.of(b"Subject: x\r\n\r\nHello\r\n"), OFFERED, chunked=chunked)
+    outcome = run(Channel(stream, Limits()).perform(procedures.transaction(plan)))
+    assert outcome.accepted
+    assert (stream.writes, stream.reads, stream.looks) == most  # in memory a read is a look too
+
+
+def test_what_a_mail_leaves_behind() -> None:
+    """A channel that has sent a thousand mails holds no more than after ten."""
+    replies = {b"MAIL": b"250 ok\r\n250 ok\r\n354 go\r\n"}
+    stream = MemoryStream(lambda said: replies.get(said[:4], b"250 ok\r\n"))
+    channel = Channel(stream, Limits())
+    plan = procedures.plan(ENVELOPE, MailData.of(b"Subject: x\r\n\r\nHello\r\n"), OFFERED)
+    blocks = []
+    for number in range(1010):
+        assert run(channel.perform(procedures.transaction(plan))).accepted
+        stream.sent.clear()
+        if number in (10, 1009):
+            gc.collect()
+            blocks.append(sys.getallocatedblocks())
+    assert blocks[1] - blocks[0] < 100

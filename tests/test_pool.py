@@ -8,6 +8,7 @@ class Session:
 
     def __init__(self) -> None:
         self.usable = True
+        self.broken = False
 
 
 class Bell:

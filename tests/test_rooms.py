@@ -64,6 +64,9 @@ NEVER: dict[str, set[str]] = {
     "client": {"ssl", "socket"},
 }
 
+# What opens nothing, although it lives where things are opened.
+CODECS = {"io.IncrementalNewlineDecoder"}
+
 WITHOUT_CODES = ("channel", "pool", "bulk", "retry", "client", "sync_client")
 
 # The files that hold the two caches: TLS contexts; a loop's receive buffer.
@@ -108,6 +111,8 @@ def _imports(file: Path) -> Iterator[str]:
             assert node.level == 0, f"{_name(file)}:{node.lineno}: a relative import"
             assert node.module is not None
             for alias in node.names:
+                if f"{node.module}.{alias.name}" in CODECS:
+                    continue
                 inner = f"{node.module}.{alias.name}"
                 ours = node.module.partition(".")[0] == "smtpkit"
                 yield inner if ours and _is_module(inner) else node.module

@@ -362,6 +362,7 @@ class Resting:
     """A session at rest."""
 
     usable = True
+    broken = False
 
 
 @pytest.mark.parametrize("other", list(_others()), ids=lambda other: other.shown)

@@ -33,6 +33,7 @@ _PLAIN_TEXT = re.compile(r"(?!.*=\?)[!-~](?:[ -~]*[!-~])?\Z")
 _PIECE = re.compile(r"[ \t]*[^ \t]+")
 _FIELD = re.compile(rb"([!-9;-~]+)[ \t]*:")
 _FIELD_READ = re.compile(rb"(?:\xef\xbb\xbf)?" + _FIELD.pattern)  # some editors put U+FEFF before the first
+_VALUE = re.compile(rb"[ \t]*:([^\r\n]*(?:(?:\r\n|[\r\n])[ \t][^\r\n]*)*)")
 _START = re.compile(rb"\xef\xbb\xbf|>?From |[!-9;-~]{1,998}[ \t]*:")  # mbox format puts a line of its own first
 _WHOLE = re.compile(rb"(?:[!-9;-~]++[ \t]*+:[\t -~\x80-\xff]*+\r\n(?:[ \t][\t -~\x80-\xff]*+\r\n)*+)*+\Z")
 _NAMES = re.compile(rb"([!-9;-~]++)[ \t]*+:[^\n]*+\n(?:[ \t][^\n]*+\n)*+")
@@ -144,6 +145,8 @@ def without(header: bytes, names: Sequence[str] = NEVER_SENT) -> bytes:
 
     But where something goes, a CR at the end becomes CRLF: else it would take the LF of an empty line for its own.
     """
+    if not any(map(header.lower().__contains__, map(str.encode, names))):
+        return header
     kept = []
     dropping = False
     for line in header.splitlines(keepends=True):
@@ -167,6 +170,18 @@ def fields(header: bytes) -> list[tuple[str, str]]:
         elif start is not None:
             found.append((start[1].decode().lower(), [line[start.end() :]]))
     return [(name, b"".join(lines).decode("utf-8", "replace").strip(" \t")) for name, lines in found]
+
+
+def text_of(header: bytes, name: str) -> str | None:
+    """The text, unfolded, of the first field of this name (in lower case) that has any; None where there is none."""
+    lowered, wanted, at = header.lower(), name.encode(), -1
+    while (at := lowered.find(wanted, at + 1)) >= 0:
+        value = _VALUE.match(header, at + len(wanted))
+        if value is not None and (at == 0 or header[:at].endswith((b"\n", b"\r", b"\xef\xbb\xbf"))):
+            text = value[1].replace(b"\r", b"").replace(b"\n", b"").decode("utf-8", "replace").strip(" \t")
+            if text:
+                return text
+    return None
 
 
 def unfold(text: str) -> str:

@@ -35,15 +35,17 @@ from smtpkit.message.source import (
     path_source,
     repeatable,
 )
-from smtpkit.message.stdlib import stdlib_source, weight
+from smtpkit.message.stdlib import stdlib_source, weight_of
 from smtpkit.protocol.envelope import Envelope, ForwardPath, Notify
 from smtpkit.protocol.mail_data import MailData
 
 _Found: TypeAlias = tuple[str, str | list[Mailbox]]  # a field: its name in lower case, and its text or its mailboxes
 Runner: TypeAlias = Callable[[Callable[[], Any]], Awaitable[Any]]
+Reading: TypeAlias = Callable[[], Source | Awaitable[Source]]
 
 SMALL = 262_144  # octets that may be looked through without leaving the event loop
 
+_OCTETS = (bytes, bytearray, memoryview)
 _OWN_FIELDS = {
     "from": "sender=",
     "to": "to=",
@@ -80,7 +82,7 @@ class DSN:
 _NO_DSN = DSN()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Prepared:
     """A mail ready to be sent. ``item`` is what the caller handed in; ``message_id`` is that of its header."""
 
@@ -185,15 +187,19 @@ async def prepare(
     blocks; nothing else is awaited but an async iterable. Raises InvalidMail.
     """
     found: Sequence[_Found]
+    identity: str | None
     if isinstance(message, Message):
-        found, data = message._found, await _composed(message, run)  # noqa: SLF001  of this module
+        found, data, identity = message._found, await _composed(message, run), message.message_id  # noqa: SLF001
+        utf8 = _header_needs_utf8(found)
     else:
-        source = await _source(message, sender, run, strict=newlines == "strict")
-        found, data = fields.fields(source.header), source.mail_data
-    envelope = _envelope(found, sender, recipients, dsn or _NO_DSN, required=on_refused == "stop")
+        header, data = await _source(message, sender, run, strict=newlines == "strict")
+        plain, identity = header.isascii(), fields.text_of(header, "message-id")
+        found = [] if plain and sender is not None and recipients is not None else fields.fields(header)
+        utf8 = not plain and _header_needs_utf8(found)
+    envelope = _envelope(found, sender, recipients, dsn or _NO_DSN, required=on_refused == "stop", utf8=utf8)
     if require_tls is not False:
         envelope = replace(envelope, require_tls=require_tls)
-    return Prepared(envelope, data, _first(found, "message-id"), message)
+    return Prepared(envelope, data, identity, message)
 
 
 # --- the envelope -----------------------------------------------------------------------------------------------------
@@ -206,6 +212,7 @@ def _envelope(
     dsn: DSN,
     *,
     required: bool,
+    utf8: bool,
 ) -> Envelope:
     """The envelope of what was given, and of the header where nothing was."""
     if sender is None:
@@ -225,14 +232,21 @@ def _envelope(
         mailboxes = mailboxes_of(recipients, "recipients")
         if not mailboxes:
             raise InvalidMail('recipients: nobody to send to; give recipients=["bob@example.com"]')
-    once: dict[tuple[str, str], str] = {}  # a domain is the same in either case, a local part is not
-    for mailbox in mailboxes:
-        local, _, domain = mailbox.address.rpartition("@")
-        once.setdefault((local, domain.lower()), mailbox.address)
-    addresses = list(once.values())
-    paths = tuple(_forward_paths(addresses, dsn, required=required))
-    utf8 = not (reverse_path.isascii() and all(map(str.isascii, addresses))) or _header_needs_utf8(found)
+    addresses = [mailbox.address for mailbox in mailboxes]
+    if len({address.lower() for address in addresses}) < len(addresses):
+        addresses = _once_each(addresses)
+    paths = _forward_paths(addresses, dsn, required=required)
+    utf8 = utf8 or not (reverse_path.isascii() and all(map(str.isascii, addresses)))
     return Envelope(reverse_path, paths, utf8, dsn.ret, dsn.envelope_id)
+
+
+def _once_each(addresses: list[str]) -> list[str]:
+    """The addresses, told apart: a domain is the same in either case, a local part is not."""
+    once: dict[tuple[str, str], str] = {}
+    for address in addresses:
+        local, _, domain = address.rpartition("@")
+        once.setdefault((local, domain.lower()), address)
+    return list(once.values())
 
 
 def _prefix(found: Sequence[_Found]) -> str:
@@ -267,7 +281,9 @@ def _header_needs_utf8(found: Sequence[_Found]) -> bool:
     return False
 
 
-def _forward_paths(addresses: list[str], dsn: DSN, *, required: bool) -> Iterator[ForwardPath]:
+def _forward_paths(addresses: list[str], dsn: DSN, *, required: bool) -> tuple[ForwardPath, ...]:
+    if not (dsn.notify or dsn.original):
+        return tuple([ForwardPath(address, required) for address in addresses])
     original = {address_of(address, "original"): text for address, text in dsn.original.items()}
     notify = {}
     if isinstance(dsn.notify, Mapping):
@@ -277,9 +293,11 @@ def _forward_paths(addresses: list[str], dsn: DSN, *, required: bool) -> Iterato
     stray = (original.keys() | notify.keys()) - set(addresses)
     if stray:
         raise InvalidMail(f"dsn: {', '.join(sorted(stray))} is no recipient of this mail")
-    for address in addresses:
-        wanted = notify.get(address, ())
-        yield ForwardPath(address, required, wanted, original.get(address, address if wanted else None))
+    wanted = [(address, notify.get(address, ())) for address in addresses]
+    return tuple(
+        ForwardPath(address, required, conditions, original.get(address, address if conditions else None))
+        for address, conditions in wanted
+    )
 
 
 def _conditions(notify: tuple[Notify, ...]) -> tuple[Notify, ...]:
@@ -298,44 +316,44 @@ def _first(found: Sequence[_Found], wanted: str) -> str | None:
 async def _source(message: Any, sender: str | None, run: Runner, *, strict: bool) -> Source:
     """Take the message for what it is. Raises InvalidMail, also for whatever goes wrong in a source of the caller's."""
     try:
-        if isinstance(message, bytes | bytearray | memoryview):
-            octets = bytes(message)
-            return await _perhaps_run(partial(in_memory, octets, strict=strict), len(octets), run)
-        stdlib = sys.modules.get("email.message")  # not imported, so not the caller's either
-        if stdlib is not None and isinstance(message, stdlib.Message):
-            work = partial(stdlib_source, message, sender, strict=strict)
-            return await _perhaps_run(work, weight(message), run)
-        if isinstance(message, os.PathLike):
-            return await _perhaps_run(partial(path_source, message, strict=strict), SMALL + 1, run)
-        if isinstance(message, str):
-            raise InvalidMail(
-                f"message {message[:60]!r}: a str may be a file's name or a text; give Path(...) or .encode()"
-            )
-        if isinstance(message, list | tuple):
-            chunks = tuple(map(octets_of, message))
-            work = partial(repeatable, lambda: iter(chunks), strict=strict, blocking=False)
-            return await _perhaps_run(work, sum(map(len, chunks)), run)
-        if isinstance(message, AsyncIterable):
-            return await async_one_shot(message, strict=strict)
-        if isinstance(message, io.TextIOBase):
-            raise InvalidMail('message: a text file; open it as binary: open(path, "rb")')
-        if hasattr(message, "read"):
-            return await _perhaps_run(partial(file_source, message, strict=strict), SMALL + 1, run)
-        if isinstance(message, Iterable):
-            return one_shot(map(octets_of, message), strict=strict, blocking=False)
+        work, weight = _reading(message, sender, strict=strict)
+        source = work() if weight <= SMALL else await run(work)
+        return source if isinstance(source, Source) else await source
     except SMTPError:
         raise
     except Exception as error:
         raise InvalidMail(f"message: it cannot be read ({type(error).__name__}: {error})") from error
+
+
+def _reading(message: Any, sender: str | None, *, strict: bool) -> tuple[Reading, int]:
+    """What reads the message, taken for what it is, and about how many octets that will look through.
+
+    Raises InvalidMail, and whatever goes wrong in a source of the caller's.
+    """
+    if isinstance(message, _OCTETS):
+        octets = bytes(message)
+        return partial(in_memory, octets, strict=strict), len(octets)
+    stdlib = sys.modules.get("email.message")  # not imported, so not the caller's either
+    if stdlib is not None and isinstance(message, stdlib.Message):
+        return partial(stdlib_source, message, sender, strict=strict), weight_of(message)
+    if isinstance(message, os.PathLike):
+        return partial(path_source, message, strict=strict), SMALL + 1
+    if isinstance(message, str):
+        raise InvalidMail(
+            f"message {message[:60]!r}: a str may be a file's name or a text; give Path(...) or .encode()"
+        )
+    if isinstance(message, list | tuple):
+        chunks = tuple(map(octets_of, message))
+        return partial(repeatable, lambda: iter(chunks), strict=strict, blocking=False), sum(map(len, chunks))
+    if isinstance(message, AsyncIterable):
+        return partial(async_one_shot, message, strict=strict), 0
+    if isinstance(message, io.TextIOBase):
+        raise InvalidMail('message: a text file; open it as binary: open(path, "rb")')
+    if hasattr(message, "read"):
+        return partial(file_source, message, strict=strict), SMALL + 1
+    if isinstance(message, Iterable):
+        return partial(one_shot, map(octets_of, message), strict=strict, blocking=False), 0
     raise InvalidMail(f"message: {_ACCEPTED}; not {type(message).__name__}")
-
-
-async def _perhaps_run(work: Callable[[], Source], weight: int, run: Runner) -> Source:
-    """Do the work here if it is small, else where it holds nobody up."""
-    if weight <= SMALL:
-        return work()
-    source: Source = await run(work)
-    return source
 
 
 async def _composed(message: Message, run: Runner) -> MailData:

@@ -25,9 +25,9 @@ class Source(NamedTuple):
 
 def in_memory(octets: bytes, *, strict: bool) -> Source:
     """Octets at hand."""
-    header, rest = fields.split_header(octets)
+    header = octets[: fields.header_end(octets, at_end=True)]
     kept = fields.without(header)
-    return Source(header, MailData.of(octets if len(kept) == len(header) else kept + rest, strict=strict))
+    return Source(header, MailData.of(octets if kept is header else kept + octets[len(header) :], strict=strict))
 
 
 def path_source(path: os.PathLike[str], *, strict: bool) -> Source:

@@ -36,7 +36,7 @@ def stdlib_source(message: "StdlibMessage", sender: str | None, *, strict: bool)
     return Source(header, replace(mail_data, seven_bit=in_seven_bits) if mail_data.eight_bit else mail_data)
 
 
-def weight(message: "StdlibMessage") -> int:
+def weight_of(message: "StdlibMessage") -> int:
     """About how many octets it has."""
     payloads = (part.get_payload() for part in message.walk() if not part.is_multipart())
     return sum(len(payload) for payload in payloads if isinstance(payload, str | bytes))

@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 from smtpkit.errors import InvalidMail
 from smtpkit.protocol.reply import ROOMY, USUAL, Reply, ReplyLimits
 
-_UNSAFE = re.compile(rb"[\x00-\x1f\x7f]")
+_UNSAFE = re.compile("[\x00-\x1f\x7f]")
 MASK = "***"
 
 
@@ -22,23 +22,30 @@ def line(verb: str, argument: str = "", *, longest: int = 512) -> bytes:
     ``longest`` counts octets with CRLF (RFC 5321 section 4.5.3.1.4). Non-ASCII text goes out as UTF-8 (RFC 6531).
     """
     text = f"{verb} {argument}" if argument else verb
+    if not text.isprintable() and _UNSAFE.search(text):
+        raise InvalidMail(f"{verb} argument {argument!r}: control characters cannot be sent; remove them")
     try:
         octets = text.encode()
     except UnicodeEncodeError:
         raise InvalidMail(f"{verb} argument {argument!r}: a lone surrogate cannot be encoded") from None
-    if _UNSAFE.search(octets):
-        raise InvalidMail(f"{verb} argument {argument!r}: control characters cannot be sent; remove them")
     if len(octets) + 2 > longest:
         raise InvalidMail(f"{verb}: the command line would be longer than {longest} octets")  # it may hold a secret
     return octets + b"\r\n"
 
 
 class Command:
-    """What all commands have. ``limit`` names the limit of the wait for its reply, ``replies`` its size."""
+    """What all commands have. ``limit`` names the limit of the wait for its reply, ``replies`` its size.
+
+    One that does not render itself is its verb and nothing else, rendered once.
+    """
 
     __slots__ = ()
+    _octets: ClassVar[bytes]
     limit: ClassVar[str] = "timeout"
     replies: ClassVar[ReplyLimits] = USUAL
+
+    def __init_subclass__(cls) -> None:
+        cls._octets = line(cls.__name__.upper())
 
     @property
     def verb(self) -> str:
@@ -47,7 +54,7 @@ class Command:
 
     def render(self) -> bytes:
         """The octets for the wire."""
-        return line(self.verb)
+        return self._octets
 
     def __str__(self) -> str:
         """What may be shown: the line without its end, secrets masked."""
@@ -165,7 +172,7 @@ MAIL_LINE = 512 + 26 + 17 + 10 + 107 + 500
 RCPT_LINE = 512 + 500 + 1500
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Mail(Command):
     """MAIL, with its parameters rendered already."""
 
@@ -173,7 +180,10 @@ class Mail(Command):
     parameters: tuple[str, ...] = ()
 
     def render(self) -> bytes:  # noqa: D102
-        return line(self.verb, " ".join((f"FROM:<{self.path}>", *self.parameters)), longest=MAIL_LINE)
+        argument = f"FROM:<{self.path}>"
+        if self.parameters:
+            argument = " ".join((argument, *self.parameters))
+        return line(self.verb, argument, longest=MAIL_LINE)
 
 
 class Send(Mail):
@@ -198,7 +208,7 @@ Verb = Literal["MAIL", "SEND", "SOML", "SAML"]  # what a transaction may begin w
 OPENINGS: dict[str, type[Mail]] = {"MAIL": Mail, "SEND": Send, "SOML": Soml, "SAML": Saml}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Rcpt(Command):
     """RCPT, with its parameters rendered already."""
 
@@ -206,7 +216,10 @@ class Rcpt(Command):
     parameters: tuple[str, ...] = ()
 
     def render(self) -> bytes:  # noqa: D102
-        return line(self.verb, " ".join((f"TO:<{self.path}>", *self.parameters)), longest=RCPT_LINE)
+        argument = f"TO:<{self.path}>"
+        if self.parameters:
+            argument = " ".join((argument, *self.parameters))
+        return line("RCPT", argument, longest=RCPT_LINE)
 
 
 class Data(Command):

@@ -16,17 +16,25 @@ Notify = Literal["NEVER", "SUCCESS", "FAILURE", "DELAY"]
 
 LONGEST_ADDRESS = 64 + 1 + 255  # octets (RFC 5321 sections 4.5.3.1.1 and 4.5.3.1.2)
 
-_ATEXT = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\-\u0080-\U0010ffff]"
+# What is not named here may stand there; naming what is above ASCII takes 50 ms to compile.
+_ATEXT = r"[^\x00- \"(),.:;<>@\[\\\]\x7f]"
 _DOT_STRING = re.compile(rf"{_ATEXT}+(?:\.{_ATEXT}+)*\Z")
-_QUOTED_STRING = re.compile(r'"(?:[ !#-\[\]-~\u0080-\U0010ffff]|\\[ -~])*"\Z')
-_LABEL = r"[A-Za-z0-9\u0080-\U0010ffff](?:[A-Za-z0-9_\-\u0080-\U0010ffff]*[A-Za-z0-9\u0080-\U0010ffff])?"
+_QUOTED_STRING = re.compile(r'"(?:[^\x00-\x1f"\\\x7f]|\\[ -~])*"\Z')
+_LABEL = r"[^\x00-/:-@\[-`{-\x7f](?:[^\x00-,./:-@\[-^`{-\x7f]*[^\x00-/:-@\[-`{-\x7f])?"
 _DOMAIN = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\Z")
+# What nearly all addresses are: ASCII, no quotes, no address literal, and no longer than may be.
+_PLAIN = re.compile(
+    r"(?=[^@]{1,64}@[^@]{1,255}\Z)[A-Za-z0-9!#$%&'*+/=?^_`{|}~\-]+(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~\-]+)*"
+    r"@[A-Za-z0-9](?:[A-Za-z0-9_\-]{0,61}[A-Za-z0-9])?(?:\.[A-Za-z0-9](?:[A-Za-z0-9_\-]{0,61}[A-Za-z0-9])?)*\Z"
+)
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _XTEXT = re.compile(r"[^!-*,-<>-~]")
 
 
 def check_mailbox(text: str) -> str:
     """Return ``text`` if it is a Mailbox as RFC 5321 section 4.1.2 (with RFC 6531) has it; raise InvalidMail if not."""
+    if _PLAIN.match(text):
+        return text
 
     def refuse(why: str) -> InvalidMail:
         return InvalidMail(f"address {text!r}: {why}; an address looks like user@example.com")
@@ -81,7 +89,7 @@ def utf8_addr_unitext(text: str) -> str:
     return re.sub(r"[^!-*,-<>-\[\]-~\u0080-\U0010ffff]", lambda found: f"\\x{{{ord(found[0]):02X}}}", text)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ForwardPath:
     """One recipient: its address, whether the mail may go out without it, and what it asks of DSN (RFC 3461).
 
@@ -95,6 +103,10 @@ class ForwardPath:
 
     def __post_init__(self) -> None:
         check_mailbox(self.address)
+        if self.notify or self.original is not None:
+            self._check_dsn()
+
+    def _check_dsn(self) -> None:
         asked = set(self.notify)
         if (asked != {"NEVER"} and asked - {"SUCCESS", "FAILURE", "DELAY"}) or len(asked) < len(self.notify):
             raise InvalidMail(f"notify {self.notify!r}: NEVER alone, or any of SUCCESS, FAILURE, DELAY (RFC 3461 4.1)")
@@ -107,7 +119,7 @@ class ForwardPath:
             )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Envelope:
     """For whom a mail is: ``reverse_path`` ("" for none: a notification) and at least one forward-path.
 
@@ -127,7 +139,7 @@ class Envelope:
             check_mailbox(self.reverse_path)
         if not self.forward_paths:
             raise InvalidMail("recipients: an envelope needs at least one")
-        if len({path.address for path in self.forward_paths}) < len(self.forward_paths):
+        if len(self.forward_paths) > 1 and len({path.address for path in self.forward_paths}) < len(self.forward_paths):
             raise InvalidMail("recipients: each address once; a verdict belongs to one forward-path")
         if self.ret not in (None, "FULL", "HDRS"):
             raise InvalidMail(f"ret {self.ret!r}: FULL or HDRS (RFC 3461 4.3)")
@@ -143,7 +155,7 @@ class Envelope:
     @property
     def addresses_are_ascii(self) -> bool:
         """Can every address be said without SMTPUTF8?"""
-        return self.reverse_path.isascii() and all(path.address.isascii() for path in self.forward_paths)
+        return self.reverse_path.isascii() and all(map(str.isascii, [path.address for path in self.forward_paths]))
 
     @property
     def dsn(self) -> bool:

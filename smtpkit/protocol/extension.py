@@ -14,10 +14,17 @@ _KNOWN = {"AUTH", "SIZE", "LIMITS"}
 class Extensions:
     """The extensions of a session: keyword in capitals to argument text.
 
-    Tolerant (RFC 5321 section 4.1.1.1): case, blanks, and ``AUTH=LOGIN`` beside ``AUTH`` are taken as meant.
+    Tolerant (RFC 5321 section 4.1.1.1): case, blanks, and ``AUTH=LOGIN`` beside ``AUTH`` are taken as meant. ``size``
+    is the largest mail taken, in octets; None where no limit is known (RFC 1870).
     """
 
     keywords: Mapping[str, str] = field(default_factory=dict)
+    size: int | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        text = self.keywords.get("SIZE", "").split(" ", 1)[0]
+        size = min(int(text[:20]), 2**63 - 1) if text.isascii() and text.isdigit() else 0
+        object.__setattr__(self, "size", size or None)
 
     @classmethod
     def of(cls, reply: Reply) -> "Extensions":
@@ -36,14 +43,6 @@ class Extensions:
 
     def __contains__(self, keyword: object) -> bool:
         return keyword in self.keywords
-
-    @property
-    def size(self) -> int | None:
-        """The largest mail taken, in octets; None where no limit is known (RFC 1870)."""
-        text = self.keywords.get("SIZE", "").split(" ", 1)[0]
-        if not (text.isascii() and text.isdigit()):
-            return None
-        return min(int(text[:20]), 2**63 - 1) or None
 
     @property
     def mechanisms(self) -> tuple[str, ...]:

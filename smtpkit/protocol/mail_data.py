@@ -7,6 +7,7 @@ data that is not empty ends in CRLF, so DATA and BDAT carry the same octets and 
 import re
 from collections.abc import AsyncIterable, Callable, Iterable
 from dataclasses import dataclass
+from io import IncrementalNewlineDecoder
 from typing import NamedTuple
 
 from smtpkit.errors import InvalidMail
@@ -25,13 +26,14 @@ class Survey(NamedTuple):
     wire_safe: bool  # and no line begins with a dot
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class MailData:
     """Where the octets come from and what is known about them before they are told.
 
     ``tell`` begins the telling: it is called once for each transaction and returns chunks of any size. Unless
     ``one_shot`` it can be called again and tells the same. ``blocking``: taking a chunk may wait for a disk.
     ``size`` counts the octets once mended, without transparency. None means unknown.
+    ``octets`` is all of it, where it is at hand anyway: what ``tell`` would tell.
     ``seven_bit`` gives the same mail without octets over 127, where the source can be told so. ``binary`` gives the
     same mail with ``raw`` octets in it: any, NUL too, in lines of any length, which go by BDAT and only where
     BINARYMIME is offered (RFC 3030 section 3).
@@ -48,12 +50,13 @@ class MailData:
     seven_bit: "Callable[[], MailData] | None" = None
     binary: "Callable[[], MailData] | None" = None
     raw: bool = False
+    octets: bytes | None = None
 
     @classmethod
     def of(cls, octets: bytes, *, strict: bool = False) -> "MailData":
         """Mail data from octets at hand. Raises InvalidMail for NUL, and for bare CR or LF if strict."""
         size, eight_bit, mended, wire_safe = survey((octets,), strict=strict)
-        return cls(lambda: (octets,), size, eight_bit, mended, wire_safe, strict)
+        return cls(lambda: (octets,), size, eight_bit, mended, wire_safe, strict, octets=octets)
 
 
 def survey(chunks: Iterable[bytes], *, strict: bool = False) -> Survey:
@@ -66,7 +69,8 @@ def survey(chunks: Iterable[bytes], *, strict: bool = False) -> Survey:
         mended = ends.mend(chunk)
         size += len(mended)
         eight_bit = eight_bit or not mended.isascii()
-        dots = dots or (b"." in mended and _LINE_DOT.search(last + mended) is not None)
+        if not dots and b"." in mended:
+            dots = (last == b"\n" and mended[:1] == b".") or _LINE_DOT.search(mended) is not None
         last = mended[-1:] or last
     size += len(ends.end())
     return Survey(size, eight_bit, not ends.touched, not (ends.touched or dots))
@@ -91,8 +95,9 @@ class LineEnds:
             chunk, self._held = b"\r" + chunk, False
         if chunk[-1:] == b"\r":
             chunk, self._held = chunk[:-1], True
-        lines = chunk.count(b"\r\n")
-        if chunk.count(b"\n") != lines or chunk.count(b"\r") != lines:
+        kinds = IncrementalNewlineDecoder(None, translate=False)  # much faster than counting
+        kinds.decode(chunk.decode("latin-1"), final=True)
+        if kinds.newlines not in {None, "\r\n"}:
             if self.strict:
                 raise InvalidMail('mail data: a bare CR or LF; end lines with CRLF, or use newlines="normalize"')
             self.touched = True

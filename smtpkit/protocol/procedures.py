@@ -5,9 +5,9 @@ replies by their first digit; 421 is never a verdict on a mail or a path, it is 
 """
 
 import base64
-from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator
 from contextlib import suppress
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -28,6 +28,7 @@ from smtpkit.protocol import sasl
 from smtpkit.protocol.command import (
     OPENINGS,
     Auth,
+    Bdat,
     Command,
     Data,
     Ehlo,
@@ -51,7 +52,7 @@ from smtpkit.protocol.extension import NOTHING, Extensions
 from smtpkit.protocol.mail_data import MailData
 from smtpkit.protocol.mechanism import Identity, Mechanism
 from smtpkit.protocol.reply import Reply
-from smtpkit.protocol.steps import Hear, Lost, Pass, Procedure, Run, Say, Secure, Step, Transfer, Transferred
+from smtpkit.protocol.steps import HEAR, PASS, Lost, Procedure, Run, Say, Secure, Step, Transfer, Transferred
 
 # More commands than this are never unanswered at once: their replies would fill the buffers between us.
 MOST_UNANSWERED = 200
@@ -59,11 +60,12 @@ MOST_CHALLENGES = 8
 SMALL = 65_536  # octets of mail data that may follow BDAT before anybody is known to be accepted
 
 _EMPTY = MailData.of(b"")
+_UNKNOWN_VERB = (500, 502, 504)
 
 
 def _hear(stage: str) -> Generator[Step, Reply, Reply]:
     """The next reply; 421 raises."""
-    reply = yield Hear()
+    reply = yield HEAR
     if reply.closing:
         raise ServiceClosing(reply, stage)
     return reply
@@ -79,7 +81,7 @@ def _leave() -> Generator[Step, Any, None]:
     """Say QUIT before the session is given up, as RFC 5321 section 4.1.1.10 asks; what comes of it is all one."""
     yield Say(Quit())
     with suppress(Lost):
-        yield Hear()
+        yield HEAR
 
 
 def greeting() -> Procedure[Reply]:
@@ -227,49 +229,60 @@ def command(text: str) -> Procedure[Reply]:
     return _answer(Raw(text))
 
 
+def probe(*, chunking: bool) -> Procedure[bool]:
+    """RSET, said where nobody knows whether the server hears what follows mail data at once; no mail depends on it.
+
+    With ``chunking`` an empty BDAT outside of a transaction follows: whoever knows the verb answers 503 (RFC 3030
+    section 2), and whoever does not would have taken mail data for commands. Returns whether BDAT is known.
+    """
+    commands: list[Command] = [Rset(), Bdat(0, last=True)] if chunking else [Rset()]
+    yield Say(*commands)
+    yield PASS
+    reply = yield from _hear("RSET")
+    if not reply.positive:
+        raise Refused(reply, "RSET")
+    if chunking:
+        reply = yield from _hear("BDAT")
+        if reply.intermediate:
+            raise ProtocolViolation(f"BDAT answered by {reply}")
+    return chunking and reply.code not in _UNKNOWN_VERB
+
+
 def termination() -> Procedure[Reply]:
     """QUIT; the reply is of no consequence (RFC 5321 section 4.1.1.10), nor is the lack of one."""
     yield Say(Quit())
-    reply: Reply = yield Hear()
+    reply: Reply = yield HEAR
     return reply
 
 
-@dataclass(frozen=True, slots=True)
-class _Parameter:
-    """A parameter of MAIL or RCPT: its extension, its text (None: not needed), and whether the mail needs it."""
-
-    extension: str
-    text: Callable[[Envelope, MailData], str | None]
-    needed: Callable[[Envelope, MailData], bool] = lambda _envelope, _data: True
-
-
-_MAIL_PARAMETERS = (
-    _Parameter(
-        "SIZE", lambda _, data: None if data.size is None else f"SIZE={data.size}", lambda _envelope, _data: False
-    ),
-    _Parameter(
-        "8BITMIME",
-        lambda _, data: None if data.raw or data.eight_bit is False else "BODY=8BITMIME",
-        lambda _, data: data.eight_bit is True,
-    ),
-    _Parameter("BINARYMIME", lambda _, data: "BODY=BINARYMIME" if data.raw else None),
-    _Parameter("SMTPUTF8", lambda envelope, _: "SMTPUTF8" if envelope.utf8 else None),
-    _Parameter("REQUIRETLS", lambda envelope, _: "REQUIRETLS" if envelope.require_tls else None),
-    _Parameter("DSN", lambda envelope, _: envelope.ret and f"RET={envelope.ret}"),
-    _Parameter("DSN", lambda envelope, _: envelope.envelope_id and f"ENVID={xtext(envelope.envelope_id)}"),
-)
+def _parameters(envelope: Envelope, data: MailData, offered: Extensions) -> tuple[str, ...]:
+    """The parameters of MAIL: what it tells of the mail. Raises NotSupported."""
+    parameters = []
+    if data.size is not None and "SIZE" in offered:
+        parameters.append(f"SIZE={data.size}")
+    if data.raw:
+        parameters.append(_needed("BINARYMIME", "BODY=BINARYMIME", offered))
+    elif data.eight_bit is not False:
+        if "8BITMIME" in offered:
+            parameters.append("BODY=8BITMIME")
+        elif data.eight_bit:
+            raise lacking("8BITMIME", "BODY=8BITMIME is needed by this mail")
+    if envelope.utf8:
+        parameters.append(_needed("SMTPUTF8", "SMTPUTF8", offered))
+    if envelope.require_tls:
+        parameters.append(_needed("REQUIRETLS", "REQUIRETLS", offered))
+    if envelope.ret:
+        parameters.append(_needed("DSN", f"RET={envelope.ret}", offered))
+    if envelope.envelope_id:
+        parameters.append(_needed("DSN", f"ENVID={xtext(envelope.envelope_id)}", offered))
+    return tuple(parameters)
 
 
-def _parameters(envelope: Envelope, data: MailData, offered: Extensions) -> Iterator[str]:
-    """The parameters of MAIL. Raises NotSupported."""
-    for parameter in _MAIL_PARAMETERS:
-        text = parameter.text(envelope, data)
-        if text is None:
-            continue
-        if parameter.extension in offered:
-            yield text
-        elif parameter.needed(envelope, data):
-            raise lacking(parameter.extension, f"{text} is needed by this mail")
+def _needed(extension: str, text: str, offered: Extensions) -> str:
+    """A parameter that this mail cannot do without."""
+    if extension not in offered:
+        raise lacking(extension, f"{text} is needed by this mail")
+    return text
 
 
 def lacking(extension: str, why: str) -> NotSupported:
@@ -278,6 +291,8 @@ def lacking(extension: str, why: str) -> NotSupported:
 
 
 def _recipient(path: ForwardPath, envelope: Envelope, offered: Extensions) -> Rcpt:
+    if not path.notify and path.original is None:
+        return Rcpt(path.address)
     parameters = []
     if path.notify:
         parameters.append(f"NOTIFY={','.join(path.notify)}")
@@ -287,12 +302,12 @@ def _recipient(path: ForwardPath, envelope: Envelope, offered: Extensions) -> Rc
         else:
             encode = utf8_addr_unitext if envelope.utf8 else utf8_addr_xtext
             parameters.append(f"ORCPT=utf-8;{encode(path.original)}")
-    if parameters and "DSN" not in offered:
+    if "DSN" not in offered:
         raise lacking("DSN", f"{parameters[0]} was asked for <{path.address}>")
     return Rcpt(path.address, tuple(parameters))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Plan:
     """A transaction, ready to be said to a server that offers what it needs."""
 
@@ -304,6 +319,7 @@ class Plan:
     pipelining: bool
     lmtp: bool
     message_id: str | None = None
+    item: object = None
 
     @property
     def joined(self) -> bool:
@@ -324,6 +340,7 @@ def plan(
     binary: bool = False,
     lmtp: bool = False,
     message_id: str | None = None,
+    item: object = None,
     verb: Verb = "MAIL",
 ) -> Plan:
     """Fit a mail to what the server offers. Raises NotSupported before anything is said.
@@ -344,14 +361,15 @@ def plan(
     if chunked and "CHUNKING" not in offered:
         raise lacking("CHUNKING", 'chunking="always" was asked for')
     return Plan(
-        OPENINGS[verb](envelope.reverse_path, tuple(_parameters(envelope, mail_data, offered))),
-        tuple(_recipient(path, envelope, offered) for path in envelope.forward_paths),
-        frozenset(path.address for path in envelope.forward_paths if path.required),
+        OPENINGS[verb](envelope.reverse_path, _parameters(envelope, mail_data, offered)),
+        tuple([_recipient(path, envelope, offered) for path in envelope.forward_paths]),
+        frozenset([path.address for path in envelope.forward_paths if path.required]),
         mail_data,
         chunked,
         "PIPELINING" in offered,
         lmtp,
         message_id,
+        item,
     )
 
 
@@ -373,24 +391,30 @@ class _Verdict:
 
     def judge(self, command: Command, reply: Reply) -> None:
         """Take in the reply to a command of the group. Raises what ends the session."""
+        if reply.closing:
+            raise ServiceClosing(reply, command.verb)
         match command:
-            case Rset() if not reply.positive:
-                raise Refused(reply, "RSET")
-            case Mail() if reply.negative:
-                self.sender = reply
             case Rcpt() if reply.positive:
                 self.accepted.append(command.path)
+            case Mail() if reply.positive:
+                pass
+            case Data():
+                self.data = reply
+            case Mail() if reply.negative:
+                self.sender = reply
             case Rcpt() if reply.negative:
                 if self.sender is None:
                     self.refused[command.path] = reply
-            case Data():
-                self.data = reply
+            case Rset() if not reply.positive:
+                raise Refused(reply, "RSET")
             case _ if not reply.positive:
                 raise ProtocolViolation(f"{command.verb} answered by {reply}")
 
     @property
     def stopped(self) -> SMTPError | None:
         """Why the mail data shall not go out, or None."""
+        if self.sender is None and not self.refused:
+            return None
         if self.sender is not None:
             return SenderRefused(self.sender, "MAIL")
         if len(self.refused) == len(self.plan.recipients) or not self.plan.required.isdisjoint(self.refused):
@@ -400,6 +424,8 @@ class _Verdict:
     def lost(self, lost: Lost) -> SMTPError:
         """What the end of the channel means for this mail; the server's last words are its verdict."""
         verdict = lost.verdict
+        if verdict.outcome is not None:  # it is another mail's error too
+            verdict = copy(verdict)
         if verdict is not lost.cause and type(verdict) is Refused:
             verdict = DataRefused(verdict.reply, "mail data")
         return self.ended(verdict, spoken=lost.spoken)
@@ -423,16 +449,19 @@ class _Verdict:
 
     def outcome(self, error: SMTPError | None) -> Outcome:
         """What has become of the mail."""
-        refused = dict(self.refused)
-        accepted = tuple(path for path, reply in self.replies.items() if reply.positive)
-        refused |= {path: reply for path, reply in self.replies.items() if not reply.positive}
-        if error is None and not self.plan.lmtp:
-            accepted = tuple(self.accepted)
-        elif isinstance(error, SenderRefused | DataRefused):
-            refused |= dict.fromkeys(self.unsettled, error.reply)
-        in_doubt = self.unsettled if isinstance(error, InDoubt) else ()
+        plan = self.plan
+        refused = self.refused
+        in_doubt: tuple[str, ...] = ()
+        accepted = tuple(self.accepted) if error is None else ()
+        if plan.lmtp:
+            accepted = tuple([path for path, reply in self.replies.items() if reply.positive])
+            refused = refused | {path: reply for path, reply in self.replies.items() if not reply.positive}
+        if isinstance(error, SenderRefused | DataRefused):
+            refused = refused | dict.fromkeys(self.unsettled, error.reply)
+        elif isinstance(error, InDoubt):
+            in_doubt = self.unsettled
         reply = self.final or (error.reply if isinstance(error, Refused) else None)
-        outcome = Outcome(accepted, refused, in_doubt, reply, self.replies, self.plan.message_id, error=error)
+        outcome = Outcome(accepted, refused, in_doubt, reply, self.replies, plan.message_id, plan.item, error)
         if error is not None:
             error.outcome = outcome
         return outcome
@@ -461,21 +490,20 @@ def _transact(plan: Plan, verdict: _Verdict, *, reset: bool) -> Generator[Step, 
     group += (plan.mail, *plan.recipients)
     if plan.joined and not plan.chunked:
         group.append(Data())
-    unheard: deque[Command] = deque()
+    transferred: Transferred | None = None
     most = MOST_UNANSWERED if plan.pipelining else 1
-    for spoken in group:
+    for start in range(0, len(group), most):
         if verdict.stopped is not None:
             break
-        yield Say(spoken)
-        unheard.append(spoken)
-        while len(unheard) >= most:
-            yield from _judge(unheard.popleft(), verdict)
-    transferred: Transferred | None = None
-    if plan.joined and plan.chunked and verdict.stopped is None:
-        verdict.doubt = True
-        transferred = yield Transfer(plan.mail_data, chunked=True)
-    while unheard:
-        yield from _judge(unheard.popleft(), verdict)
+        said = group[start : start + most]
+        yield Say(*said)
+        if plan.joined and plan.chunked and start + most >= len(group):
+            verdict.doubt = True
+            transferred = yield Transfer(plan.mail_data, chunked=True)
+            if transferred.whole:
+                yield PASS
+        for command in said:
+            verdict.judge(command, (yield HEAR))
     if (error := verdict.stopped) is not None:
         verdict.error = error
         if transferred is not None:
@@ -492,11 +520,9 @@ def _transact(plan: Plan, verdict: _Verdict, *, reset: bool) -> Generator[Step, 
                 raise ProtocolViolation(f"DATA answered by {reply}")
         verdict.doubt = True
         transferred = yield Transfer(plan.mail_data, plan.chunked, len(verdict.accepted) if plan.lmtp else 1)
+        if transferred.whole:
+            yield PASS
     return (yield from _final(verdict, transferred))
-
-
-def _judge(command: Command, verdict: _Verdict) -> Generator[Step, Reply, None]:
-    verdict.judge(command, (yield from _hear(command.verb)))
 
 
 def _end_empty(verdict: _Verdict, error: SMTPError) -> Generator[Step, Any, None]:
@@ -514,13 +540,11 @@ def _end_empty(verdict: _Verdict, error: SMTPError) -> Generator[Step, Any, None
 
 def _final(verdict: _Verdict, transferred: Transferred) -> Generator[Step, Any, SMTPError | None]:
     """Hear what is due for the mail data."""
-    if transferred.whole:
-        yield Pass()
     verdict.doubt = transferred.whole
     paths = verdict.accepted if verdict.plan.lmtp else ()
     error: SMTPError | None = verdict.error
     for left in range(transferred.due, 0, -1):
-        reply = yield Hear()
+        reply = yield HEAR
         verdict.final = reply
         if reply.closing:
             raise ServiceClosing(reply, "mail data")

@@ -35,6 +35,9 @@ USUAL = ReplyLimits()
 # EHLO answers with a line an extension; a 334 may carry 12,288 octets of base64 (RFC 4954 section 4).
 ROOMY = ReplyLimits(line=12_294, lines=1024, octets=131_072)
 
+MOST_KNOWN = 8  # lines that are looked up, where they have been read before
+LONGEST_KNOWN = 64  # octets
+
 _LINE = re.compile(rb"([2-5][0-5][0-9])(?:([ -])([^\r\n]*(?:\r(?!\n|$)[^\r\n]*)*))?\Z")
 _ENHANCED = re.compile(r"([245])\.([0-9]{1,3})\.([0-9]{1,3})(?=\s|\Z)")
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
@@ -103,53 +106,72 @@ class ReplyReader:
     """Takes replies out of octets, however they are split.
 
     ``feed`` adds what has arrived; ``next`` returns the next whole reply or None. ``pending`` says whether octets are
-    left that no reply has been made of.
+    left that no reply has been made of. A server says the same few lines again and again: a short line that was read
+    before is looked up, not read.
     """
 
-    __slots__ = ("_code", "_octets", "_rest", "_size", "_start", "_texts")
+    __slots__ = ("_at", "_code", "_known", "_lines", "_rest", "_size", "_texts")
 
     def __init__(self) -> None:
-        self._octets = b""
-        self._start = 0  # where the next line begins in _octets
+        self._lines: list[bytes] = []  # whole ones, without their LF
+        self._at = 0  # the next of them
+        self._rest = b""  # the beginning of a line
+        self._known: dict[bytes, Reply] = {}
         self._code = b""
-        self._texts: list[str] = []
-        self._size = 0  # octets of the reply under way
+        self._texts: list[str] = []  # of the reply under way
+        self._size = 0  # its octets
 
     @property
     def pending(self) -> bool:
         """Are octets left that no reply has been made of?"""
-        return self._start < len(self._octets) or bool(self._texts)
+        return self._at < len(self._lines) or self._rest != b"" or self._texts != []
 
     def feed(self, octets: bytes) -> None:
         """Add what has arrived."""
-        self._octets = self._octets[self._start :] + octets if self._start < len(self._octets) else octets
-        self._start = 0
+        lines = (self._rest + octets).split(b"\n")
+        self._rest = lines.pop()
+        self._lines = self._lines[self._at :] + lines if self._at < len(self._lines) else lines
+        self._at = 0
 
     def next(self, limits: ReplyLimits = USUAL) -> Reply | None:
         """The next whole reply, or None if more octets are needed. Raises MalformedReply."""
-        while True:
-            start = self._start
-            end = self._octets.find(b"\n", start)
-            if (len(self._octets) if end < 0 else end) - start > limits.line:
-                raise MalformedReply(f"a reply line is longer than {limits.line} octets")
-            if end < 0:
-                return None
-            self._start = end + 1
-            line = self._octets[start:end].removesuffix(b"\r")
-            found = _LINE.match(line)
-            if found is None:
-                raise MalformedReply(f"not a reply line: {line[:80]!r}")
-            code, separator, text = found.groups(b"")
-            if self._texts and code != self._code:
-                raise MalformedReply(f"the code changes within one reply, from {self._code!r} to {code!r}")
-            self._code = code
-            self._texts.append(text.decode("utf-8", "surrogateescape"))
-            self._size += end + 1 - start
-            if len(self._texts) > limits.lines:
-                raise MalformedReply(f"a reply has more than {limits.lines} lines")
-            if self._size > limits.octets:
-                raise MalformedReply(f"a reply is longer than {limits.octets} octets")
-            if separator != b"-":
-                reply = Reply(int(code), tuple(self._texts))
-                self._texts, self._size = [], 0
+        while self._at < len(self._lines):
+            line = self._lines[self._at]
+            self._at += 1
+            known = self._known.get(line)
+            if known is not None and not self._texts:
+                return known
+            reply = self._read(line, limits)
+            if reply is not None:
                 return reply
+        if len(self._rest) > limits.line:
+            raise MalformedReply(f"a reply line is longer than {limits.line} octets")
+        return None
+
+    def _read(self, line: bytes, limits: ReplyLimits) -> Reply | None:
+        """Read a line; the reply, if it is the last one of it."""
+        if len(line) > limits.line:
+            raise MalformedReply(f"a reply line is longer than {limits.line} octets")
+        text = line.removesuffix(b"\r")
+        found = _LINE.match(text)
+        if found is None:
+            raise MalformedReply(f"not a reply line: {text[:80]!r}")
+        code, separator, text = found.groups(b"")
+        if self._texts and code != self._code:
+            raise MalformedReply(f"the code changes within one reply, from {self._code!r} to {code!r}")
+        self._code = code
+        self._texts.append(text.decode("utf-8", "surrogateescape"))
+        self._size += len(line) + 1
+        if len(self._texts) > limits.lines:
+            raise MalformedReply(f"a reply has more than {limits.lines} lines")
+        if self._size > limits.octets:
+            raise MalformedReply(f"a reply is longer than {limits.octets} octets")
+        if separator == b"-":
+            return None
+        reply = Reply(int(code), tuple(self._texts))
+        if len(self._texts) == 1 and len(line) <= LONGEST_KNOWN:
+            if len(self._known) == MOST_KNOWN:
+                self._known.clear()
+            self._known[line] = reply
+        self._texts, self._size = [], 0
+        return reply

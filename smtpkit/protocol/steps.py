@@ -73,6 +73,9 @@ class Run:
     function: Callable[[], Any]
 
 
+HEAR = Hear()
+PASS = Pass()
+
 Step = Say | Hear | Transfer | Secure | Pass | Run
 
 T = TypeVar("T")

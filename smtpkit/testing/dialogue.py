@@ -481,6 +481,8 @@ class Dialogue:
 
     def _complete(self) -> None:
         """The mail data is there: judge it, answer, and keep what was accepted."""
+        if self.script.forgets:
+            self._buffer.clear()
         store, script = self._store, self.script
         assert store is not None
         octets = store.octets()

@@ -161,6 +161,8 @@ class Script:
     Numbers are moments there and in ``close_after``, which closes the connection once everything has been said.
     ``drip`` is the pause in seconds before each octet sent.
 
+    ``forgets``: octets that came together with the end of mail data are thrown away, as some servers do.
+
     ``strict``: bare CR and LF, undeclared 8-bit mail data and pipelining behind a command that must be a group's last
     (RFC 2920 section 3.1) are noted in the session's errors. ``keep``: the octets of a mail or their digest only.
     """
@@ -180,6 +182,7 @@ class Script:
     close_after: frozenset[str | int] = frozenset()
     faults: tuple[Fault, ...] = ()
     drip: float = 0
+    forgets: bool = False
     strict: bool = True
     keep: Literal["octets", "digest"] = "octets"
 

@@ -10,8 +10,9 @@ import asyncio
 import os
 import sys
 import time
-from collections.abc import Callable
-from typing import TypeVar, cast
+from collections.abc import Callable, Generator
+from contextvars import Context
+from typing import Any, TypeVar, cast
 from weakref import WeakKeyDictionary
 
 from smtpkit.errors import ChannelLost, UsageError
@@ -28,6 +29,60 @@ TURN = 256 * 1024  # after so many octets that never had to wait, the loop gets 
 # Where the loop reads only when there is something to read, a buffer is in use for one call: one serves all
 # connections of the loop, and an idle one costs nothing.
 _buffers: "WeakKeyDictionary[asyncio.AbstractEventLoop, memoryview]" = WeakKeyDictionary()
+
+
+class _Waiter:
+    """What one task awaits until ``wake``: a future whose task goes on at once, within the callback that wakes it.
+
+    asyncio's own futures let it go on in the loop's next turn, which costs a look at all sockets for each reply. Duck
+    typing of futures is asyncio's (``asyncio.isfuture``).
+    """
+
+    __slots__ = ("_asyncio_future_blocking", "_callback", "_cancelled", "_context", "_done", "_loop", "_outcome")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._asyncio_future_blocking = False
+        self._loop = loop
+        self._callback: Callable[[Any], object] | None = None
+        self._context: Context | None = None
+        self._cancelled: asyncio.CancelledError | None = None
+        self._outcome = self._done = False
+
+    def wake(self, outcome: bool) -> None:  # noqa: FBT001 - a value
+        """Let the task go on with this outcome; from a callback of the loop, in which no task runs."""
+        if not self._done:
+            self._done, self._outcome = True, outcome
+            if self._callback is not None and self._context is not None:
+                self._context.run(self._callback, self)
+
+    def __await__(self) -> Generator["_Waiter", None, bool]:
+        if not self._done:
+            self._asyncio_future_blocking = True
+            yield self
+        return self.result()
+
+    # What a task asks of a future
+
+    def get_loop(self) -> asyncio.AbstractEventLoop:
+        return self._loop
+
+    def add_done_callback(self, callback: Callable[[Any], object], *, context: Context) -> None:
+        self._callback, self._context = callback, context
+
+    def cancel(self, msg: object = None) -> bool:
+        if self._done or self._callback is None:
+            return False
+        self._done, self._cancelled = True, asyncio.CancelledError(*([] if msg is None else [msg]))
+        self._loop.call_soon(self._callback, self, context=self._context)
+        return True
+
+    def done(self) -> bool:
+        return self._done
+
+    def result(self) -> bool:
+        if self._cancelled is not None:
+            raise self._cancelled
+        return self._outcome
 
 
 class AsyncioStream(asyncio.BufferedProtocol):
@@ -76,7 +131,7 @@ class AsyncioStream(asyncio.BufferedProtocol):
         self._ended = False
         self._lost: str | None = None  # what became of the connection
         self._cause: BaseException | None = None
-        self._waiter: asyncio.Future[bool] | None = None  # True: the deadline has come
+        self._waiter: _Waiter | None = None  # True: the deadline has come
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
 
@@ -93,9 +148,7 @@ class AsyncioStream(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         self._take_in(self._buffer[:nbytes].tobytes())
-        waiter = self._waiter
-        if waiter is not None and not waiter.done():
-            waiter.set_result(False)
+        self._wake()
 
     def eof_received(self) -> bool:
         self._ended = self._lost is None
@@ -127,14 +180,21 @@ class AsyncioStream(asyncio.BufferedProtocol):
 
     async def send(self, octets: bytes | bytearray | memoryview) -> None:
         self._check_user()
-        self.untaken = len(octets)
-        if self.untaken <= PIECE:
-            await self._send_piece(octets)
-            return
-        view = memoryview(octets)
+        self.untaken = size = len(octets)
         while self.untaken:
-            start = len(view) - self.untaken
-            await self._send_piece(view[start : start + PIECE])
+            if self._given >= TURN:
+                self._loop.call_soon(self._wake)
+                await self._wait()
+            transport = self._transport
+            if self._lost is not None or transport is None:
+                raise self._loss()
+            start = size - self.untaken
+            piece = memoryview(octets)[start : start + PIECE] if size > PIECE else octets
+            self._given += len(piece)
+            transport.write(piece)
+            if self._paused or transport.is_closing():
+                await self._written(transport, len(piece))
+            self.untaken -= len(piece)
 
     async def receive(self) -> bytes:
         self._check_user()
@@ -189,21 +249,6 @@ class AsyncioStream(asyncio.BufferedProtocol):
 
     # Within
 
-    async def _send_piece(self, piece: bytes | bytearray | memoryview) -> None:
-        """Hand one piece to the system; ``untaken`` counts it and what follows it."""
-        if self._given >= TURN:
-            self._loop.call_soon(self._wake)
-            await self._wait()
-        transport = self._transport
-        if self._lost is not None or transport is None:
-            raise self._loss()
-        size = len(piece)
-        self._given += size
-        transport.write(piece)
-        if self._paused or transport.is_closing():
-            await self._written(transport, size)
-        self.untaken -= size
-
     async def _written(self, transport: asyncio.Transport, size: int) -> None:
         """Wait until the transport holds nothing of the piece of this size."""
         rest = self.untaken - size
@@ -233,7 +278,7 @@ class AsyncioStream(asyncio.BufferedProtocol):
             if self._timer is None or deadline < self._timer_at:
                 self._start_timer(deadline, left)
         self._given = 0
-        self._waiter = self._loop.create_future()
+        self._waiter = _Waiter(self._loop)
         try:
             if await self._waiter:
                 raise TimeoutError(f"{self.peer} was silent for too long")
@@ -241,8 +286,8 @@ class AsyncioStream(asyncio.BufferedProtocol):
             self._waiter = None
 
     def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(False)
+        if self._waiter is not None:
+            self._waiter.wake(False)
 
     def _start_timer(self, deadline: float, left: float) -> None:
         self._stop_timer()
@@ -263,7 +308,7 @@ class AsyncioStream(asyncio.BufferedProtocol):
         if left > 0:
             self._start_timer(self.deadline, left)
         else:
-            self._waiter.set_result(True)
+            self._waiter.wake(True)
 
     def _check_user(self) -> None:
         if self._waiter is not None:

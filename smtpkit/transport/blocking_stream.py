@@ -78,9 +78,7 @@ def wait_for(
     interruption: Interruption | None = None,
 ) -> bool:
     """Wait until the socket is ready; False if the deadline (time.monotonic) came first. Raises Interrupted."""
-    left = None if deadline is None else deadline - time.monotonic()
-    if left is not None and left <= 0:
-        return False
+    left = None if deadline is None else max(0.0, deadline - time.monotonic())
     bell = None if interruption is None else interruption.bell
     if hasattr(select, "poll"):
         poll = select.poll()

@@ -37,6 +37,7 @@ class SocketStream(ABC):
         self._pieces: list[bytes] = []
         self._unread = 0
         self._given = 0  # octets since others had their turn
+        self._dry = False  # at the last look the kernel had no more: it pays to wait first
         self._ended = False
         self._closed = False
         self._busy = False
@@ -61,16 +62,17 @@ class SocketStream(ABC):
         return None if self._closed else self._socket
 
     async def send(self, octets: bytes | bytearray | memoryview) -> None:
-        view = memoryview(octets)
         self._enter()
-        self.untaken = len(view)
+        self.untaken = size = len(octets)
         try:
             while self.untaken:
-                start = len(view) - self.untaken
-                await self._share(min(self.untaken, PIECE))
+                start = size - self.untaken
+                piece = memoryview(octets)[start : start + PIECE] if start or size > PIECE else octets
+                self._given += len(piece)
+                if self._given > TURN:
+                    await self._share()
                 if self._closed or self._lost is not None:
                     raise self._loss()
-                piece = view[start : start + PIECE]
                 self.untaken -= len(piece)  # it may leave at once, and Ctrl-C come before the count of it
                 try:
                     self.untaken += len(piece) - self._socket.send(piece)
@@ -88,14 +90,15 @@ class SocketStream(ABC):
     async def receive(self) -> bytes:
         self._enter()
         try:
-            while True:
-                octets = self._taken_out()
-                if octets is not None:
-                    await self._share(len(octets))
-                    return octets
+            while (octets := self._taken_out(look=not self._dry)) is None:
                 if self._closed or self._lost is not None:
                     raise self._loss()
                 await self._wait(reading=True, writing=False)
+                self._dry = False
+            self._given += len(octets)
+            if self._given > TURN:
+                await self._share()
+            return octets
         finally:
             self._leave()
 
@@ -129,20 +132,16 @@ class SocketStream(ABC):
         if self._closed:
             self._socket.close()
 
-    async def _share(self, octets: int) -> None:
-        self._given += octets
-        if self._given > TURN:
-            self._given = 0
-            await self._give_turn()
+    async def _share(self) -> None:
+        self._given = 0
+        await self._give_turn()
 
-    def _taken_out(self) -> bytes | None:
+    def _taken_out(self, *, look: bool = True) -> bytes | None:
         """What has arrived; b"" at the end; None if nothing has."""
-        if not self._pieces:
-            if self._ended:
-                return b""
+        if look and not self._pieces:
             self._take_in()
         if self._pieces:
-            octets = b"".join(self._pieces)
+            octets = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
             self._pieces.clear()
             self._unread = 0
             return octets
@@ -154,6 +153,7 @@ class SocketStream(ABC):
         try:
             octets = self._socket.recv(RECEIVE)
         except BlockingIOError:
+            self._dry = True
             return
         except OSError as error:
             self._lost = error
@@ -161,6 +161,7 @@ class SocketStream(ABC):
         if octets:
             self._pieces.append(octets)
             self._unread += len(octets)
+            self._dry = len(octets) < RECEIVE
         else:
             self._ended = True
 

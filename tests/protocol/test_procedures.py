@@ -38,6 +38,7 @@ from smtpkit.protocol.procedures import (
     hello,
     noop,
     plan,
+    probe,
     secure,
     termination,
     transaction,
@@ -293,6 +294,40 @@ def test_wrong_text_touches_no_session(text: str) -> None:
     for procedure in (verify, expand, command):
         with pytest.raises(InvalidMail):
             procedure(f"a {text}")
+
+
+@pytest.mark.parametrize(
+    ("answers", "known"),
+    [
+        (["250 ok"], False),
+        (["250 ok", "503 5.5.1 MAIL first"], True),
+        (["250 ok", "554 5.5.1 nobody to send it to"], True),
+        (["250 ok", "250 nothing stored"], True),
+        (["250 ok", "500 what?"], False),
+        (["250 ok", "502 not here"], False),
+        (["250 ok", "504 not so"], False),
+    ],
+)
+def test_a_probe(answers: list[str], *, known: bool) -> None:
+    """RSET, and an empty BDAT where it is asked for; a server that does not know the verb says so."""
+    chunking = len(answers) > 1
+    talk = drive(probe(chunking=chunking), *answers)
+    assert talk.of is known
+    assert talk.said == ["RSET", *["BDAT 0 LAST"] * chunking, "<pass>"]
+
+
+@pytest.mark.parametrize(
+    ("answers", "kind"),
+    [
+        (["421 bye"], ServiceClosing),
+        (["502 no"], Refused),
+        (["250 ok", "421 bye"], ServiceClosing),
+        (["250 ok", "354 go"], ProtocolViolation),
+    ],
+)
+def test_a_probe_that_ends_the_session(answers: list[str], kind: type[SMTPError]) -> None:
+    """A RSET that is refused, 421, and a BDAT that waits for more leave nothing to go on with."""
+    assert type(drive(probe(chunking=True), *answers).error) is kind
 
 
 @pytest.mark.parametrize("answer", ["221 bye", "421 bye", "500 what?", "354 go"])
@@ -689,26 +724,26 @@ CASES = {
         [NO, "503 x", "503 x", "503 x"], [M, B, C, AS_BDAT, PASS], refused=BOTH_NO, error=SenderRefused, **BDAT
     ),
     "bdat, MAIL refused, then lost": case(
-        [NO, lost()], [M, B, C, AS_BDAT], refused=BOTH_NO, error=SenderRefused, **BDAT
+        [NO, lost()], [M, B, C, AS_BDAT, PASS], refused=BOTH_NO, error=SenderRefused, **BDAT
     ),
     "bdat, MAIL refused, then 421": case(
-        [NO, BYE], [M, B, C, AS_BDAT], refused=BOTH_NO, error=SenderRefused, raised=True, **BDAT
+        [NO, BYE], [M, B, C, AS_BDAT, PASS], refused=BOTH_NO, error=SenderRefused, raised=True, **BDAT
     ),
     "bdat, required refused": case(
         [OK, OK, NO], [M, B, C], refused={"cy": 550}, error=RecipientsRefused, required=True, **BDAT
     ),
     "bdat, 421 to RCPT": case(
-        [OK, NO, BYE], [M, B, C, AS_BDAT], refused={"bob": 550}, error=ServiceClosing, raised=True, **BDAT
+        [OK, NO, BYE], [M, B, C, AS_BDAT, PASS], refused={"bob": 550}, error=ServiceClosing, raised=True, **BDAT
     ),
     "bdat, lost at RCPT": case(
-        [OK, NO, lost()], [M, B, C, AS_BDAT], refused={"bob": 550}, in_doubt="cy", error=InDoubt, **BDAT
+        [OK, NO, lost()], [M, B, C, AS_BDAT, PASS], refused={"bob": 550}, in_doubt="cy", error=InDoubt, **BDAT
     ),
     "bdat, cut off at RCPT": case(
-        [OK, NO, lost(spoken=False)], [M, B, C, AS_BDAT], refused={"bob": 550}, error=ChannelLost, **BDAT
+        [OK, NO, lost(spoken=False)], [M, B, C, AS_BDAT, PASS], refused={"bob": 550}, error=ChannelLost, **BDAT
     ),
     "bdat, 354 to RCPT": case(
         [OK, NO, GO],
-        [M, B, C, AS_BDAT],
+        [M, B, C, AS_BDAT, PASS],
         refused={"bob": 550},
         in_doubt="cy",
         error=InDoubt,
@@ -716,7 +751,7 @@ CASES = {
         **BDAT,
     ),
     "bdat, RSET refused": case(
-        [NO], [R, M, B, C, AS_BDAT], in_doubt="bob cy", error=InDoubt, raised=True, reset=True, **BDAT
+        [NO], [R, M, B, C, AS_BDAT, PASS], in_doubt="bob cy", error=InDoubt, raised=True, reset=True, **BDAT
     ),
     # BDAT in several chunks
     "framed": case([OK] * 5 + [DONE], [M_FRAMED, B, C, "<BDAT ?>", PASS], accepted="bob cy", due=3, **FRAMED),

@@ -4,7 +4,16 @@ import pickle
 
 import pytest
 
-from smtpkit.protocol.reply import ROOMY, EnhancedStatus, MalformedReply, Reply, ReplyLimits, ReplyReader
+from smtpkit.protocol.reply import (
+    LONGEST_KNOWN,
+    MOST_KNOWN,
+    ROOMY,
+    EnhancedStatus,
+    MalformedReply,
+    Reply,
+    ReplyLimits,
+    ReplyReader,
+)
 from tests.splits import octet_by_octet, splits
 
 
@@ -182,3 +191,18 @@ def test_reply_is_a_value() -> None:
     reply = Reply(250, ("a", "b"))
     assert {reply: 1}[Reply(250, ("a", "b"))] == 1
     assert pickle.loads(pickle.dumps(reply)) == reply
+
+
+def test_a_line_read_before_is_looked_up() -> None:
+    """The same short line gives the same reply; few are kept, long ones never, and none within several lines."""
+    reader = ReplyReader()
+    reader.feed(b"250 2.1.0 Ok\r\n" * 2 + b"250-one\r\n250 2.1.0 Ok\r\n" + b"250 %s\r\n" % (b"x" * LONGEST_KNOWN) * 2)
+    first, again, several, long, other = (reader.next() for _ in range(5))
+    assert first is again
+    assert several == Reply(250, ("one", "2.1.0 Ok"))
+    assert long == other
+    assert long is not other
+    for number in range(100):
+        reader.feed(b"250 queued as %d\r\n" % number)
+        assert reader.next() == Reply(250, (f"queued as {number}",))
+        assert len(reader._known) <= MOST_KNOWN

@@ -71,6 +71,8 @@ import_environment = MAIL_CONFIG MAIL_DEBUG MAIL_LOGTAG TZ LANG=C KRB5_CONFIG KR
 smtpd_sasl_authenticated_header = yes
 smtpd_authorized_xclient_hosts = 127.0.0.0/8
 smtpd_relay_restrictions = permit_mynetworks, permit_sasl_authenticated, reject_unauth_destination
+smtpd_sender_restrictions = check_sender_access regexp:{home}/etc/senders
+smtpd_delay_reject = no
 smtpd_recipient_restrictions = check_recipient_access regexp:{home}/etc/recipients
 smtpd_client_connection_count_limit = 0
 smtpd_error_sleep_time = 0
@@ -109,6 +111,10 @@ _RECIPIENTS = """\
 /^defer/ 451 4.2.1 try again later
 """
 
+_SENDERS = """\
+/^refused/ 550 5.7.1 not from you
+"""
+
 _SASL = """\
 pwcheck_method: auxprop
 auxprop_plugin: sasldb
@@ -131,9 +137,9 @@ class Postfix:
     ``port`` speaks SMTP with STARTTLS and AUTH (``USER``, ``PASSWORD``), ``tls_port`` the same under implicit TLS;
     ``certificate`` is the file to trust. Both offer PIPELINING, SIZE, VRFY, ETRN, 8BITMIME, DSN, SMTPUTF8 and CHUNKING.
     Mail for anyone at example.test or bücher.example is delivered below ``directory``, but to ``reject…`` (550) and
-    ``defer…`` (451). ``directory`` must be empty and reachable by every user, since Postfix gives up its rights.
-    ``mechanisms`` are those that it offers, ``environment`` is what its processes get to know besides, and ``hostname``
-    its name, for which it holds a Kerberos key if there is one.
+    ``defer…`` (451); no mail is taken from ``refused…`` (550). ``directory`` must be empty and reachable by every
+    user, since Postfix gives up its rights. ``mechanisms`` are those that it offers, ``environment`` is what its
+    processes get to know besides, and ``hostname`` its name, for which it holds a Kerberos key if there is one.
     """
 
     def __init__(
@@ -209,6 +215,7 @@ class Postfix:
             _MAIN.format(home=home, hostname=self._hostname, nobody=_NOBODY, certificate=issue(home))
         )
         (home / "etc/recipients").write_text(_RECIPIENTS)
+        (home / "etc/senders").write_text(_SENDERS)
         (home / "etc/sasl/smtpd.conf").write_text(_SASL.format(home=home, mechanisms=self._mechanisms))
         user, _, realm = USER.partition("@")
         database = home / "sasldb2"

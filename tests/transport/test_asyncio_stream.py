@@ -136,3 +136,26 @@ async def test_cancelled_send_sends_no_more() -> None:
     assert len(heard) == 32_000_000 - untaken
     server.close()
     await server.wait_closed()
+
+
+@pytest.mark.asyncio
+async def test_one_turn_of_the_loop_for_a_reply(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who waits for octets goes on in the turn in which they come: one look at the sockets for each reply."""
+    with peer(echo) as port:
+        stream = await _connect(port)
+        await stream.send(b"x")
+        await stream.receive()
+        selector = asyncio.get_running_loop()._selector  # type: ignore[attr-defined]
+        select, looks = selector.select, 0
+
+        def counted(timeout: float | None = None) -> object:
+            nonlocal looks
+            looks += 1
+            return select(timeout)
+
+        monkeypatch.setattr(selector, "select", counted)
+        for _ in range(50):
+            await stream.send(b"x")
+            assert await stream.receive() == b"x"
+        assert looks <= 52
+        await stream.aclose()

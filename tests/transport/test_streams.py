@@ -377,6 +377,7 @@ def test_at_hand(world: World) -> None:
         async with world.stream(port) as stream:
             await stream.send(b"?")
             assert await stream.receive() == b"!"
+            await stream.sleep_until(stream.now() + 0.001)  # or this test would block within a callback of the stream
             assert stream.at_hand() is None
             speak.set()
             spoken.wait(20)

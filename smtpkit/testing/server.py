@@ -155,8 +155,9 @@ class Server:
             server = await self._loop.create_unix_server(lambda: _Connection(self), sock=listener)
         ready.set()
         await self._stopping.wait()
+        await asyncio.sleep(0)  # what was just accepted must find the server open, or asyncio loses its socket
         server.close()
-        while self._connections:
+        while self._connections or len(asyncio.all_tasks()) > 1:  # besides this one, those that admit connections
             for connection in tuple(self._connections):
                 connection.abort()
             await asyncio.sleep(0)

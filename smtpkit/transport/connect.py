@@ -359,8 +359,8 @@ async def _attempt(
         connected.setblocking(False)
         if address.family in {socket.AF_INET, socket.AF_INET6}:
             connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        for level, option, value in target.socket_options:
-            connected.setsockopt(level, option, value)
+        for option in target.socket_options:
+            connected.setsockopt(*option)
         if target.local_address is not None or target.local_port:
             if os.name == "posix":
                 connected.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -395,6 +395,8 @@ async def _stream_over(connected: "socket.socket", target: Target) -> "AsyncioSt
         stream = AsyncioStream(loop, peer=names[0], local_host=names[1])
         try:
             await loop.create_connection(lambda: stream, sock=connected)
+            for option in target.socket_options:  # asyncio sets TCP_NODELAY anew
+                connected.setsockopt(*option)
         except BaseException:
             stream.abort()
             raise

@@ -4,6 +4,7 @@ import email
 import email.policy
 import re
 from datetime import UTC, datetime
+from email.header import decode_header, make_header
 from email.utils import format_datetime
 from unittest import mock
 
@@ -283,3 +284,31 @@ def test_plain_text_is_written_the_same(text: str) -> None:
     quick = field("Subject", text)
     with mock.patch.object(module, "_PLAIN_TEXT", NEVER):
         assert field("Subject", text) == quick
+
+
+@pytest.mark.parametrize("charset", ["iso-8859-1", "windows-1252", "utf-8", "shift_jis"])
+def test_charset(charset: str) -> None:
+    """Encoded words are in the charset asked for, in Q and in B, and read back as the text."""
+    texts = ["Gr\xfc\xdfe an alle"] if charset != "shift_jis" else ["\u65e5\u672c\u8a9e " * 30, "about \u65e5"]
+    for text in texts:
+        line = field("Subject", text, charset=charset).decode("ascii")
+        assert f"=?{charset}?" in line
+        assert all(len(each) <= 78 for each in line.split("\r\n"))
+        decoded = str(make_header(decode_header(unfold(line[len("Subject: ") : -2]))))
+        assert decoded == text
+
+
+def test_charset_that_has_not_the_character() -> None:
+    """A character that the charset has not is refused, with what would have it."""
+    with pytest.raises(InvalidMail, match="utf-8 has it"):
+        field("Subject", "\u65e5", charset="iso-8859-1")
+
+
+@pytest.mark.parametrize("fold_at", [40, 78, 200, 998])
+def test_folds_where_it_is_told_to(fold_at: int) -> None:
+    """No line is longer than asked, and none is folded without need."""
+    text = " ".join(["word"] * 100)
+    lines = field("Subject", text, fold_at=fold_at).split(b"\r\n")[:-1]
+    assert all(len(line) <= fold_at for line in lines)
+    assert (len(lines) == 1) == (len(f"Subject: {text}") <= fold_at)
+    assert b"".join(lines) == f"Subject: {text}".encode()

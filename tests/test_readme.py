@@ -11,7 +11,7 @@ README = Path(__file__).parent.parent / "README.md"
 PROGRAMS = re.findall(r"```python\n(.*?)```", README.read_text("utf-8"), re.DOTALL)
 
 
-@pytest.mark.parametrize("program", PROGRAMS, ids=["async", "sync", "testing"])
+@pytest.mark.parametrize("program", PROGRAMS, ids=["async", "many", "sync", "testing"])
 def test_program(program: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A program of the README sends its mail."""
     monkeypatch.chdir(tmp_path)
@@ -20,4 +20,4 @@ def test_program(program: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     with Server() as server:
         ours = re.sub(r'"\w+://ann:secret@mail\.example\.com"', repr(server.url), program)
         exec(compile(ours, "README.md", "exec"), {"__name__": "__main__"})
-        assert len(server.received) == (0 if "Server(" in program else 1)
+        assert len(server.received) == (0 if "Server(" in program else 3 if "send_many" in program else 1)

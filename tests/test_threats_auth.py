@@ -7,6 +7,7 @@ import pickle
 import re
 import traceback
 from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,12 +15,16 @@ import pytest
 from smtpkit import Client, SyncClient
 from smtpkit.errors import AuthenticationRefused, ProtocolViolation, Refused, ServiceClosing, SMTPError, UsageError
 from smtpkit.events import CommandSent, Event
+from smtpkit.message.message import prepare
 from smtpkit.options import OptionKeywords, Options, Secret
 from smtpkit.pool import Pool, Request
 from smtpkit.protocol.mechanism import Identity, Mechanism
 from smtpkit.protocol.procedures import MOST_CHALLENGES
 from smtpkit.protocol.sasl import MECHANISMS, Row
+from smtpkit.spool import Spool
+from smtpkit.sync_client import drive
 from smtpkit.testing import Fault, Script, Server
+from smtpkit.transport.connect import run_inline
 from tests.hostile import forms, found
 from tests.memory import Talk
 from tests.streams import MemoryStream
@@ -210,6 +215,16 @@ def shown(error: BaseException | None) -> Iterator[str]:
         error = error.__cause__ or error.__context__
 
 
+def queued(folder: Path, options: Options) -> str:
+    """A file of the spool, with the mail that could not be sent by these options."""
+    mail = drive(prepare(MAIL, newlines=options.newlines, on_refused=options.on_refused, run=run_inline))
+    folder.chmod(0o700)
+    with Spool(folder) as spool:
+        text = Path(spool.add(mail.envelope, mail.mail_data, message_id=mail.message_id)).read_bytes().decode("latin-1")
+    assert "hello" in text
+    return text
+
+
 async def in_loop(client: Client) -> None:
     """Send by the async client."""
     async with client:
@@ -219,8 +234,10 @@ async def in_loop(client: Client) -> None:
 @every_mechanism
 @pytest.mark.parametrize("end", ENDS)
 @pytest.mark.parametrize("world", ["blocking", "asyncio"])
-def test_a6_secrets_are_nowhere(mechanism: str, end: str, world: str, caplog: pytest.LogCaptureFixture) -> None:
-    """However a login ends: no secret, in no encoding, in logs, events, reprs, errors, tracebacks or pickles."""
+def test_a6_secrets_are_nowhere(
+    mechanism: str, end: str, world: str, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    """However a login ends: no secret, in no encoding, in logs, events, reprs, errors, tracebacks, pickles, spools."""
     caplog.set_level(logging.DEBUG)
     texts: list[str] = []
     error: SMTPError | None = None
@@ -240,7 +257,7 @@ def test_a6_secrets_are_nowhere(mechanism: str, end: str, world: str, caplog: py
             assert not {"AUTH", "MAIL"} & ENDS[end].keys()
         texts += [repr(client), repr(client.options), client.options.shown, repr(client.options.credentials)]
         secrets = list(said_in_secret(server))
-    texts += [caplog.text, *shown(error)]
+    texts += [caplog.text, *shown(error), queued(tmp_path, client.options)]
     assert any("AUTH" in text for text in texts)
     assert (
         secrets

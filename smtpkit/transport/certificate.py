@@ -40,11 +40,18 @@ def end_point(der: bytes) -> bytes | None:
     return None if name is None else hashlib.new(name, der).digest()
 
 
-def pins_of(der: bytes) -> tuple[str, str]:
-    """What the option ``pins`` may hold for a certificate in DER: itself, and its public key (SubjectPublicKeyInfo)."""
-    fields = _values(_values(_values(der)[0].octets)[0].octets)
-    key = fields[6 if fields[0].tag == _FIRST else 5].whole  # the first is the version, or left out (RFC 5280 4.1)
-    return f"cert-sha256:{hashlib.sha256(der).hexdigest()}", f"key-sha256:{hashlib.sha256(key).hexdigest()}"
+def pins_of(der: bytes) -> tuple[str, ...]:
+    """What the option ``pins`` may hold for a certificate: itself, and its public key (SubjectPublicKeyInfo).
+
+    Only itself, where it is not written in DER and its key cannot be found.
+    """
+    itself = f"cert-sha256:{hashlib.sha256(der).hexdigest()}"
+    try:
+        fields = _values(_values(_values(der)[0].octets)[0].octets)
+        key = fields[6 if fields[0].tag == _FIRST else 5].whole  # the first is the version, or left out (RFC 5280 4.1)
+    except (IndexError, ValueError):
+        return (itself,)
+    return itself, f"key-sha256:{hashlib.sha256(key).hexdigest()}"
 
 
 class _Value(NamedTuple):

@@ -9,6 +9,8 @@ import pytest
 import trustme
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
+from hypothesis import given
+from hypothesis import strategies as st
 
 from smtpkit import Client, Outcome, Report, Secured, SyncClient, TLSError
 from smtpkit.options import OptionKeywords, TLSMode
@@ -29,6 +31,7 @@ def judged(leaf: trustme.LeafCert) -> tuple[str, str]:
 
 
 LEAF = trustme.CA().issue_cert("mail.example.org")  # unknown authority, wrong host
+LEAF_DER = x509.load_pem_x509_certificate(LEAF.cert_chain_pems[0].bytes()).public_bytes(DER)
 PINS = judged(LEAF)
 
 
@@ -90,6 +93,16 @@ def test_no_pin_matches(world: str, mode: TLSMode) -> None:
     for words in (*PINS, "localhost is not pinned", "make sure that this is it", "in pins"):
         assert words in str(caught.value)
     assert [(session.user, b"AUTH" in session.octets_in) for session in server.sessions] == [(None, False)]
+
+
+@given(cut=st.integers(0, 2000), octet=st.integers(0, 2000), value=st.integers(0, 255))
+def test_pins_of_any_octets(cut: int, octet: int, value: int) -> None:
+    """What is cut or changed, and so perhaps no DER, has the pin of the whole of it at least, and never a fault."""
+    der = bytearray(LEAF_DER[: len(LEAF_DER) - cut % len(LEAF_DER)])
+    der[octet % len(der)] = value
+    pins = pins_of(bytes(der))
+    assert pins[0] == f"cert-sha256:{hashlib.sha256(der).hexdigest()}"
+    assert len(pins) <= 2
 
 
 def test_what_is_not_pinned() -> None:

@@ -23,6 +23,7 @@ from smtpkit.errors import (
     SMTPError,
     TimedOut,
 )
+from smtpkit.protocol.command import Verb
 from smtpkit.protocol.envelope import Envelope, ForwardPath
 from smtpkit.protocol.extension import NOTHING, Extensions
 from smtpkit.protocol.mail_data import MailData
@@ -1074,3 +1075,13 @@ def test_very_many_are_not_said_in_vain(*, chunked: bool) -> None:
     assert isinstance(talk.of.error, SenderRefused)
     assert len(talk.said) == MOST_UNANSWERED
     assert len(talk.of.refused) == 1000
+
+
+@pytest.mark.parametrize("verb", ["SEND", "SOML", "SAML"])
+def test_terminals(verb: Verb) -> None:
+    """What delivers to terminals is said where it is offered, and refused before anything is said where it is not."""
+    envelope, data = Envelope.of("ann@x", ["bob@x"]), MailData.of(b"12345678\r\n")
+    assert plan(envelope, data, offers(verb), verb=verb).mail.render() == f"{verb} FROM:<ann@x>\r\n".encode()
+    with pytest.raises(NotSupported, match=f"does not offer {verb}") as caught:
+        plan(envelope, data, offers("PIPELINING"), verb=verb)
+    assert caught.value.extension == verb

@@ -2,6 +2,8 @@
 
 import base64
 import hashlib
+import hmac
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -362,3 +364,26 @@ def test_a_fast_hash_is_what_hashlib_says() -> None:
     run = mechanism.send(f"r=nx,s={b64(bytes(8))},i=4096".encode())
     assert isinstance(run, Run)
     assert run.function() == hashlib.pbkdf2_hmac("sha512", "p\u00e4ss".encode(), bytes(8), 4096)
+
+
+def test_bound_by_the_exporter() -> None:
+    """Bound by tls-exporter (RFC 9266), the proof and the server's signature are those of RFC 5802's formulas."""
+    binding = Binding("tls-exporter", bytes(range(100, 132)))
+    ours = "n=user,r=rOprNGfwEbeRWgbNEkqO"
+    challenge = first("rOprNGfwEbeRWgbNEkqOserver", b"saltsalt", 4096)
+    bound = b64(b"p=tls-exporter,," + binding.octets)
+    without_proof = f"c={bound},r=rOprNGfwEbeRWgbNEkqOserver"
+    salted = hashlib.pbkdf2_hmac("sha256", b"pencil", b"saltsalt", 4096)
+    client_key = hmac.digest(salted, b"Client Key", "sha256")
+    authenticated = f"{ours},{challenge},{without_proof}".encode()
+    signature = hmac.digest(hashlib.sha256(client_key).digest(), authenticated, "sha256")
+    proof = bytes(one ^ other for one, other in zip(client_key, signature, strict=True))
+    final = f"v={b64(hmac.digest(hmac.digest(salted, b'Server Key', 'sha256'), authenticated, 'sha256'))}"
+    exchange = authenticate("SCRAM-SHA-256-PLUS", replace(SHA256, binding=binding))
+    talk = drive(exchange, f"334 {b64(challenge)}", f"334 {b64(final)}", "235 2.7.0 ok")
+    assert talk.of is None
+    assert talk.said == [
+        f"AUTH SCRAM-SHA-256-PLUS {b64('p=tls-exporter,,' + ours)}",
+        b64(f"{without_proof},p={b64(proof)}"),
+        "",
+    ]

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from smtpkit.bulk import Mail
     from smtpkit.client import Client, Outcomes, send
+    from smtpkit.component.errors import ComponentError
+    from smtpkit.component.smtp import SMTP, AsyncSMTP
     from smtpkit.errors import (
         AuthenticationRefused,
         ChannelLost,
@@ -55,12 +57,15 @@ if TYPE_CHECKING:
 
 __all__ = (
     "DSN",
+    "SMTP",
+    "AsyncSMTP",
     "Attachment",
     "Authenticated",
     "AuthenticationRefused",
     "ChannelLost",
     "Client",
     "CommandSent",
+    "ComponentError",
     "ConnectError",
     "Connected",
     "DataRefused",
@@ -106,15 +111,8 @@ __all__ = (
 
 # Light ones first.
 _ROOMS = (
-    "errors",
-    "events",
-    "options",
-    "protocol.reply",
-    "message.message",
-    "session",
-    "bulk",
-    "client",
-    "sync_client",
+    *("errors", "events", "options", "protocol.reply", "message.message", "session", "bulk", "client", "sync_client"),
+    *("component.errors", "component.smtp"),
 )
 
 

@@ -7,6 +7,7 @@ VERBS = {
     "demo": "send mails to a server of its own and show what happens",
     "send": "send a mail",
     "check": "connect, log in, and report what the server can do",
+    "reference": "print the reference page of the documented SMTP class",
 }
 
 HELP = """\
@@ -49,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(words: list[str]) -> int:
     verb = words[0] if words else "--help"
     if verb in {"-h", "--help", "help"}:
-        print(HELP.format(verbs="\n".join(f"  {name:<8}{meaning}" for name, meaning in VERBS.items())), end="")
+        print(HELP.format(verbs="\n".join(f"  {name:<11}{meaning}" for name, meaning in VERBS.items())), end="")
         return 0
     if verb in {"-V", "--version"}:
         from importlib import metadata

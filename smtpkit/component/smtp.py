@@ -1,0 +1,381 @@
+"""The documented class, twice from one table: ``SMTP`` in the caller's thread, ``AsyncSMTP`` awaited.
+
+Rules: one method at a time, and nobody waits for another: who comes second is told that it is busy. ``interrupt`` may
+come at any time, from any thread and from a handler. Whatever goes wrong in a method is a ComponentError; what a
+handler raises comes out of the method once that has ended.
+"""
+
+import threading
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, suppress
+from functools import wraps
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Self, TypeVar
+
+from smtpkit.component.choices import Trust
+from smtpkit.component.errors import INTERRUPTED, NAME, VALUE, ComponentError, told
+from smtpkit.component.fields import Field, Row, document, spell
+from smtpkit.component.reference import page
+from smtpkit.component.settings import Settings
+from smtpkit.component.table import Properties
+from smtpkit.component.work import Work, busy
+from smtpkit.errors import SMTPError
+from smtpkit.observers import Events
+from smtpkit.session import World
+from smtpkit.sync_client import drive
+
+if TYPE_CHECKING:
+    from ssl import SSLContext
+
+    import anyio
+
+    from smtpkit.transport.blocking_stream import BlockingStream, Interruption
+    from smtpkit.transport.connect import Target
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _documented(method: Callable[P, T]) -> Callable[P, T]:
+    """A documented method that waits for nothing."""
+    document(method, method.__name__)
+    return method
+
+
+def _blocking(body: Callable[Concatenate[Work, P], Coroutine[Any, Any, T]]) -> "Callable[Concatenate[SMTP, P], T]":
+    """The documented method of that body, in the caller's thread."""
+
+    @wraps(body)
+    def method(self: "SMTP", /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return self._run(body(self._work, *args, **kwargs))
+
+    document(method, body.__name__)
+    return method
+
+
+def _awaitable(
+    body: Callable[Concatenate[Work, P], Coroutine[Any, Any, T]],
+) -> "Callable[Concatenate[AsyncSMTP, P], Awaitable[T]]":
+    """The documented method of that body, awaited."""
+
+    @wraps(body)
+    async def method(self: "AsyncSMTP", /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._run(body(self._work, *args, **kwargs))
+
+    document(method, body.__name__)
+    return method
+
+
+class _Component(Properties):
+    """What both have in common."""
+
+    def __init__(
+        self,
+        *,
+        ssl_context: "SSLContext | None" = None,
+        allow_plaintext_auth: bool = False,
+        in_doubt: Literal["retry", "hold"] = "retry",
+    ) -> None:
+        super().__init__()
+        if in_doubt not in {"retry", "hold"}:
+            raise ComponentError(VALUE, f"in_doubt must be retry or hold, not {in_doubt!r}")
+        self._turn = threading.Lock()  # who holds it runs
+        self._guard = threading.RLock()  # over whether there is something to interrupt
+        world = World(self._connected, self._ran, time.monotonic)
+        trust = Trust(ssl_context, allow_plaintext_auth)
+        self._work = Work(self, trust=trust, in_doubt=in_doubt, world=world, disk=self._written, tick=self._tick)
+        self._settings = self._work.settings
+
+    @_documented
+    def config(self, text: str) -> str:
+        """Set a setting, by ``config("Name=Value")``, or return its value as a text, by ``config("Name")``.
+
+        The first ``=`` ends the name. Names are in any case; blanks around name and value mean nothing. What is set
+        returns "". Raises ComponentError for no such setting, and for a value that cannot be.
+        """
+        name, equals, value = text.partition("=")
+        wanted = name.strip(" \t").lower()
+        for table in (self._settings, self):
+            for row in table.rows():
+                if isinstance(row, Field) and (row.setting or table is self._settings):
+                    if row.documented.lower() != wanted:
+                        continue
+                    if not equals:
+                        return row.kind.show(getattr(table, row.name))
+                    setattr(table, row.name, row.said(value.strip(" \t")))
+                    return ""
+        raise ComponentError(NAME, f"there is no setting {name.strip()!r}; the reference lists them")
+
+    @_documented
+    def reset_headers(self) -> None:
+        """Clear what makes the header and the envelope; the body, the server and the settings stay."""
+        self._work.reset_headers()
+
+    @classmethod
+    def reference(cls) -> str:
+        """The reference page: every property, method, event and setting, from the table itself."""
+        return page(cls, Settings)
+
+    @classmethod
+    def settings(cls) -> list[Row[Any]]:
+        """The rows of the settings: those of their own, and those that repeat a property."""
+        return [*Settings.rows(), *(row for row in cls.rows() if isinstance(row, Field) and row.setting)]
+
+    def __repr__(self) -> str:
+        where = f"{self.mail_server or 'no server'}:{self.mail_port}"
+        return f"<{type(self).__name__} {where}: {'connected' if self.connected else 'not connected'}>"
+
+    # How the work waits
+
+    async def _connected(self, target: "Target", deadline: float | None) -> Any:
+        from smtpkit.transport.connect import connect
+
+        return await connect(target, deadline)
+
+    async def _ran(self, function: Callable[[], Any], deadline: float | None = None) -> Any:
+        from smtpkit.transport.connect import run_in_worker
+
+        return await run_in_worker(function, deadline)
+
+    async def _written(self, function: Callable[[], Any]) -> Any:
+        import anyio.to_thread
+
+        with anyio.CancelScope(shield=True):
+            return await anyio.to_thread.run_sync(function)
+
+    def _tick(self) -> None:
+        """Give up here, if the method is to be interrupted and no wait would notice."""
+
+    # How a method runs
+
+    def _enter(self, body: Coroutine[Any, Any, Any]) -> None:
+        """Begin a method, if no other is running."""
+        if not self._turn.acquire(blocking=False):
+            body.close()
+            raise busy()
+        with self._guard:
+            self._ready()
+            self._work.begin()
+
+    def _ready(self) -> None:
+        """From here on there may be something to interrupt."""
+
+    def _leave(self) -> None:
+        """A method has ended, in whatever way."""
+        try:
+            self._work.drop_broken()
+        finally:
+            with self._guard:
+                self._work.idle = True
+            self._turn.release()
+
+    def _wrong(self, error: SMTPError) -> ComponentError:
+        """The error of a method."""
+        ours = told(error)
+        if self._work.failure is not None:
+            ours.add_note(f"and a handler failed: {self._work.failure!r}")
+        return ours
+
+    def _interrupted(self) -> ComponentError:
+        """The error of a method that was interrupted: it says what became of the mail, where there was one."""
+        outcome = self._work.outcome
+        what = "interrupted"
+        if outcome is not None and outcome.in_doubt:
+            what = "interrupted when the mail was sent whole: it may have been accepted"
+        elif outcome is not None and outcome.accepted:
+            what = "interrupted after the mail was accepted"
+        error = ComponentError(INTERRUPTED, what)
+        error.outcome = outcome
+        return self._wrong(error)
+
+    def _raise_failure(self) -> None:
+        """Raise what a handler has raised."""
+        failure, self._work.failure = self._work.failure, None
+        if failure is not None:
+            raise failure
+
+
+@spell
+class SMTP(_Component):
+    """Sends mail by SMTP, as the documents have it: set the properties, then call ``send()``.
+
+    Every method returns once it is done, or raises ComponentError; handlers are called in its thread before it returns.
+    ``ssl_context`` replaces the system's trust. ``allow_plaintext_auth`` lets a login go without TLS. ``in_doubt`` is
+    what ``process_queue`` does with a mail that a crash has left in the middle: ``retry`` or ``hold``.
+    """
+
+    _interruption: "Interruption | None" = None
+    _given_up = False
+
+    connect = _blocking(Work.connect)
+    disconnect = _blocking(Work.disconnect)
+    do_events = _blocking(Work.do_events)
+    expand = _blocking(Work.expand)
+    process_queue = _blocking(Work.process_queue)
+    queue = _blocking(Work.queue)
+    send = _blocking(Work.send)
+    send_to_terminal_and_email = _blocking(Work.send_to_terminal_and_email)
+    send_to_terminal_only = _blocking(Work.send_to_terminal_only)
+    send_to_terminal_or_email = _blocking(Work.send_to_terminal_or_email)
+    verify = _blocking(Work.verify)
+
+    @_documented
+    def interrupt(self) -> None:
+        """Make the method that is running raise ComponentError; does nothing where none is. From any thread."""
+        with self._guard:
+            if not self._work.idle and self._interruption is not None:
+                self._given_up = True
+                self._interruption.ring()
+
+    def set_command(self, line: str) -> None:
+        """Send a line to the server and wait for the reply, which LastReply has."""
+        self.command = line
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.disconnect()
+
+    def _obey(self, line: str) -> None:
+        self._run(self._work.command(line))
+
+    async def _connected(self, target: "Target", deadline: float | None) -> "BlockingStream":
+        from smtpkit.transport.connect import connect_blocking
+
+        return await connect_blocking(target, deadline, interruption=self._interruption)
+
+    async def _ran(self, function: Callable[[], Any], deadline: float | None = None) -> Any:
+        from smtpkit.transport.connect import run_inline
+
+        return await run_inline(function, deadline)
+
+    async def _written(self, function: Callable[[], Any]) -> Any:
+        return function()
+
+    def _tick(self) -> None:
+        from smtpkit.transport.blocking_stream import Interrupted
+
+        if self._given_up:
+            raise Interrupted
+
+    def _run(self, body: Coroutine[Any, Any, T]) -> T:
+        from smtpkit.transport.blocking_stream import Interrupted
+
+        self._enter(body)
+        try:
+            result = drive(body)
+        except Interrupted:
+            raise self._interrupted() from None
+        except SMTPError as error:
+            ours = self._wrong(error)
+            raise ours from ours.__cause__
+        finally:
+            self._leave()
+        self._raise_failure()
+        return result
+
+    def _ready(self) -> None:
+        from smtpkit.transport.blocking_stream import Interruption
+
+        self._given_up = False
+        if self._interruption is None:
+            self._interruption = Interruption()
+        else:
+            self._interruption.hush()
+
+    def _leave(self) -> None:
+        super()._leave()
+        with self._guard:
+            if self._interruption is not None and self._work.idle and not self.connected:  # no stream has it any more
+                self._interruption.close()
+                self._interruption = None
+
+
+@spell
+class AsyncSMTP(_Component):
+    """The same, awaited, on asyncio and trio; ``config``, ``reset_headers`` and ``interrupt`` wait for nothing.
+
+    Handlers are plain functions, called in the loop's thread; ``events`` gives all seven events as one iterator.
+    """
+
+    _scope: "anyio.CancelScope | None" = None
+    _home: Any = None  # the loop in which a method is running, and its thread
+    _thread: int = 0
+
+    connect = _awaitable(Work.connect)
+    disconnect = _awaitable(Work.disconnect)
+    do_events = _awaitable(Work.do_events)
+    expand = _awaitable(Work.expand)
+    process_queue = _awaitable(Work.process_queue)
+    queue = _awaitable(Work.queue)
+    send = _awaitable(Work.send)
+    send_to_terminal_and_email = _awaitable(Work.send_to_terminal_and_email)
+    send_to_terminal_only = _awaitable(Work.send_to_terminal_only)
+    send_to_terminal_or_email = _awaitable(Work.send_to_terminal_or_email)
+    verify = _awaitable(Work.verify)
+
+    @_documented
+    def interrupt(self) -> None:
+        """Make the method that is running raise ComponentError; does nothing where none is. From any thread."""
+        with self._guard:
+            scope, home, thread = self._scope, self._home, self._thread
+        if scope is None:
+            return
+        if thread == threading.get_ident():
+            scope.cancel()
+            return
+        from anyio.from_thread import run_sync
+
+        with suppress(RuntimeError):  # the loop has ended
+            run_sync(scope.cancel, token=home)
+
+    async def set_command(self, line: str) -> None:
+        """Send a line to the server and wait for the reply, which LastReply has."""
+        await self._run(self._work.command(type(self).command.checked(line)))
+
+    def events(self, buffer: int = 1024) -> AbstractAsyncContextManager[Events]:
+        """``async with smtp.events() as events: async for event in events``: all seven kinds, in order."""
+        return self._work.notices.events(buffer)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        import anyio
+
+        with anyio.move_on_after(5, shield=True):
+            await self.disconnect()
+        self._work.notices.close()
+
+    async def _run(self, body: Coroutine[Any, Any, T]) -> T:
+        import anyio
+        from anyio.lowlevel import checkpoint, current_token
+
+        try:
+            await checkpoint()
+        except BaseException:
+            body.close()
+            raise
+        self._enter(body)
+        with anyio.CancelScope() as scope:
+            with self._guard:
+                self._scope, self._home, self._thread = scope, current_token(), threading.get_ident()
+            try:
+                result = await body
+            except SMTPError as error:
+                ours = self._wrong(error)
+                raise ours from ours.__cause__
+            finally:
+                with self._guard:
+                    self._scope = None
+                self._leave()
+        if scope.cancelled_caught:
+            raise self._interrupted()
+        self._raise_failure()
+        return result

@@ -317,6 +317,12 @@ async def _race(addresses: list[_Address], target: Target) -> "socket.socket":
     async def pause() -> None:
         await anyio.sleep(BACKLOG_PAUSE)
 
+    if len(addresses) == 1:  # no race: a task group costs more than the connection
+        try:
+            return await _attempt(addresses[0], target, anyio.wait_writable, pause)
+        except OSError as error:
+            raise _failure(target, addresses, [error]) from error
+
     async def attempt(address: _Address, failed: anyio.Event) -> None:
         try:
             connected = await _attempt(address, target, anyio.wait_writable, pause)

@@ -9,9 +9,9 @@ was looked up in the Pythons of ``PROVEN``; in any other there is no exporter, r
   to Python objects, which begin with their count of references: OpenSSL calls such a version unknown, and is not asked;
 * belong to a library of the same release that ``ssl`` speaks to.
 
-Nothing leaves the memory of this process. ``SSLContext.keylog_filename`` would have been the way without such knowledge,
-but it writes down the keys of the traffic, too. In a pipe or a file in memory each process of the same user can read
-them (192 of 300 sessions were caught, although the file was emptied at once), and so can what was forked before.
+Nothing leaves the memory of this process. ``SSLContext.keylog_filename`` needs no such knowledge, but writes down the
+keys of the traffic as well. In a file in memory each process of the same user can read them (192 of 300 sessions were
+caught, although the file was emptied at once), and so can what was forked before; a full pipe stops the process.
 """
 
 import os

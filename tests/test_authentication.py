@@ -99,11 +99,12 @@ def scram_server(
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(CERTIFICATE, CERTIFICATE.with_name("key.pem"))
     context.maximum_version = newest
-    context.keylog_filename = log and str(log)
+    if log is not None:
+        context.keylog_filename = str(log)
     script = Script(tls="starttls", extensions=(offer,), replies={"AUTH": judge.begin, "RESPONSE": judge.go_on})
     with Server(script, ssl_context=context) as server:
         yield server
-    context.keylog_filename = None
+    context.keylog_filename = None  # type: ignore[assignment]  # which closes the file, and may be None
 
 
 def log_in(server: Server, world: str = "blocking", **options: Any) -> list[Event]:

@@ -2,12 +2,12 @@
 
 Python's ssl has no exporter, and OpenSSL has one: ``SSL_export_keying_material``. It is called in the very library that
 ``ssl`` has loaded. What it wants is the SSL structure behind an ssl.SSLObject, for which Python has no name. Its place
-was looked up in the Pythons of ``PROVEN``; in any other there is no exporter, rather than a guess. There, too, it must
+was looked up in the Pythons of ``PROVEN``; in any other there is no exporter, rather than a guess. There, too,
 
-* stand between two words that are known: ``_structure``;
-* be known to OpenSSL by the version that ``ssl`` tells. An SSL begins with its version. The other pointers near it lead
-  to Python objects, which begin with their count of references: OpenSSL calls such a version unknown, and is not asked;
-* belong to a library of the same release that ``ssl`` speaks to.
+* its word must stand between two that are known: ``_structure``;
+* OpenSSL must tell the same version of it as ``ssl`` does of the session. The other words near it lead to Python
+  objects, which begin with their count of references: no SSL begins so, and OpenSSL looks no further;
+* the library must be of the release that ``ssl`` speaks to: a process may hold two.
 
 Nothing leaves the memory of this process. ``SSLContext.keylog_filename`` needs no such knowledge, but writes down the
 keys of the traffic as well. In a file in memory each process of the same user can read them (192 of 300 sessions were

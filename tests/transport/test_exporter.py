@@ -4,6 +4,8 @@ import socket
 import ssl
 from collections.abc import Sequence
 from pathlib import Path
+from shutil import which
+from subprocess import PIPE, Popen
 from typing import Any
 
 import pytest
@@ -84,6 +86,36 @@ def test_the_value_of_the_server(tmp_path: Path) -> None:
     assert [session.exporter for session in told] == list(bindings(log).values())
     assert len({session.exporter for session in told}) == 3
     assert all(session.exporter == session.again for session in told)
+
+
+@needs_exporter
+@pytest.mark.skipif(which("openssl") is None, reason="there is no openssl to ask")
+@pytest.mark.parametrize("suite", ["AES_256_GCM_SHA384", "AES_128_GCM_SHA256", "CHACHA20_POLY1305_SHA256"])
+def test_the_value_of_openssl(suite: str, tmp_path: Path) -> None:
+    """With either hash function of TLS 1.3, the value is the one that ``openssl s_server`` exports."""
+    pem = tmp_path / "server.pem"
+    AUTHORITY.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(pem)
+    serve = f"openssl s_server -accept 127.0.0.1:0 -naccept 1 -cert {pem} -ciphersuites TLS_{suite}"
+    export = "-keymatexport EXPORTER-Channel-Binding -keymatexportlen 32"
+    found: list[bytes | None] = []
+
+    async def main(port: int) -> None:
+        plain = await connect_blocking(Target("127.0.0.1", port), None)
+        plain.deadline = plain.now() + 20
+        stream = await secure(plain, ours(), "localhost")
+        assert stream.cipher.endswith(suite)
+        found.append(stream.channel_binding("tls-exporter"))
+        await stream.aclose()
+
+    with Popen(f"{serve} {export}".split(), stdin=PIPE, stdout=PIPE) as process:
+        assert process.stdout is not None
+        try:
+            begun = next(line for line in process.stdout if line.startswith(b"ACCEPT"))
+            run(main(int(begun.rpartition(b":")[2])))
+            said, _ = process.communicate(timeout=20)
+        finally:
+            process.kill()
+    assert found == [bytes.fromhex(said.partition(b"Keying material: ")[2].split()[0].decode())]
 
 
 @needs_exporter

@@ -375,9 +375,15 @@ class Session:
         return refusal
 
     def _bindings(self) -> list[Binding]:
-        """What a login can be bound to, best first; nothing where there is no TLS."""
+        """What a login can be bound to, best first; nothing where there is no TLS.
+
+        The exporter comes first: servers need not know another in TLS 1.3, and few do (RFC 9266 section 3). It is asked
+        for only where the server offers to bind.
+        """
         octets_of = getattr(self.channel.stream, "channel_binding", lambda _: None)
-        found = [(kind, octets_of(kind)) for kind in ("tls-exporter", "tls-server-end-point")]
+        bound = any(name.endswith("-PLUS") for name in self.offered.mechanisms)
+        kinds = ("tls-exporter", "tls-server-end-point") if bound else ("tls-server-end-point",)
+        found = [(kind, octets_of(kind)) for kind in kinds]
         return [Binding(kind, octets) for kind, octets in found if octets]
 
     async def _token(self, token: Token | None) -> str | None:

@@ -6,10 +6,13 @@ import ssl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 from scramp import ScramException, ScramMechanism
+from scramp.core import CbName
 
 from smtpkit import Authenticated, Client, SyncClient
 from smtpkit.errors import (
@@ -25,6 +28,7 @@ from smtpkit.events import Event
 from smtpkit.options import Credentials, OptionKeywords, Options
 from smtpkit.testing import Occurrence, Script, Server
 from tests.hostile import found
+from tests.keylog import bindings, needs_exporter
 from tests.memory import Talk
 from tests.player import CERTIFICATE
 
@@ -34,13 +38,15 @@ OFFER = "AUTH SCRAM-SHA-256 SCRAM-SHA-256-PLUS SCRAM-SHA-512 PLAIN"
 
 
 class Judge:
-    """A server's half of SCRAM, by scramp, as answers of a script. ``said`` is what the client began with."""
+    """A server's half of SCRAM, by scramp, as answers of a script. ``said`` is what the client began with.
 
-    def __init__(self, password: str = SECRET, *, binding: bytes | None = None, bind: bool = True) -> None:
+    ``bindings`` are the types it knows, and how it learns their octets.
+    """
+
+    def __init__(self, password: str = SECRET, **bindings: Callable[[], bytes]) -> None:
         self.said: list[bytes] = []
         self._password = password
-        self._binding = binding
-        self._bind = bind
+        self._bindings = {kind.replace("_", "-"): octets for kind, octets in bindings.items()}
         self._server: Any = None
 
     def begin(self, occurrence: Occurrence) -> str:
@@ -49,7 +55,8 @@ class Judge:
         octets = base64.b64decode(initial)
         self.said.append(name.encode() + b" " + octets)
         known = ScramMechanism(name.removesuffix("-PLUS")).make_auth_info(self._password, iteration_count=4096)
-        binding = ("tls-server-end-point", self._binding) if self._bind and self._binding else None
+        kind = octets.decode().partition(",")[0].removeprefix("p=")
+        binding = (kind, self._bindings[kind]()) if kind in self._bindings else None
         try:
             self._server = ScramMechanism(name).make_server(lambda _: known, channel_binding=binding)
             self._server.set_client_first(octets.decode())
@@ -77,61 +84,133 @@ def end_point() -> bytes:
     return hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem[pem.index("-----BEGIN") :] + end)).digest()
 
 
+@pytest.fixture
+def _scramp_knows_the_exporter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scramp refuses the name of "tls-exporter"; all the rest it can."""
+    monkeypatch.setattr(CbName, "SUPPORTED_TYPES", CbName.SUPPORTED_TYPES | {"tls-exporter"})
+    monkeypatch.setattr(CbName, "UNSUPPORTED_TYPES", frozenset())
+
+
 @contextmanager
-def scram_server(judge: Judge, offer: str = OFFER) -> Iterator[Server]:
-    """A scripted server with STARTTLS whose logins a judge decides."""
+def scram_server(
+    judge: Judge, offer: str = OFFER, *, log: Path | None = None, newest: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3
+) -> Iterator[Server]:
+    """A scripted server with STARTTLS whose logins a judge decides, and which writes its secrets down."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(CERTIFICATE, CERTIFICATE.with_name("key.pem"))
+    context.maximum_version = newest
+    if log is not None:
+        context.keylog_filename = str(log)
     script = Script(tls="starttls", extensions=(offer,), replies={"AUTH": judge.begin, "RESPONSE": judge.go_on})
-    with Server(script) as server:
+    with Server(script, ssl_context=context) as server:
         yield server
+    context.keylog_filename = None  # type: ignore[assignment]  # which closes the file, and may be None
 
 
-def log_in(server: Server, **options: Any) -> list[str]:
-    """Log in over TLS; the mechanisms that did."""
-    told: list[Authenticated] = []
+def log_in(server: Server, world: str = "blocking", **options: Any) -> list[Event]:
+    """Log in over TLS; all that was told."""
+    told: list[Event] = []
     context = ssl.create_default_context(cafile=str(CERTIFICATE))
     url = f"submission://localhost:{server.port}"
-    with SyncClient(url, ssl_context=context, user="ann", password=SECRET, **options) as client:
-        client.on(Authenticated, told.append)
-        client.noop()
-    return [event.mechanism for event in told]
+    options = {"ssl_context": context, "user": "ann", "password": SECRET, **options}
+
+    async def main() -> None:
+        async with Client(url, **options) as client:
+            client.on(Event, told.append)
+            await client.noop()
+
+    if world == "blocking":
+        with SyncClient(url, **options) as client:
+            client.on(Event, told.append)
+            client.noop()
+    else:
+        anyio.run(main, backend=world)
+    return told
 
 
-def test_bound_to_tls() -> None:
-    """SCRAM-PLUS comes first under TLS, and is bound to the server's certificate."""
-    judge = Judge(binding=end_point())
-    with scram_server(judge) as server:
-        assert log_in(server) == ["SCRAM-SHA-256-PLUS"]
+def mechanisms(told: list[Event]) -> list[str]:
+    """Those that logged in."""
+    return [event.mechanism for event in told if isinstance(event, Authenticated)]
+
+
+@needs_exporter
+@pytest.mark.usefixtures("_scramp_knows_the_exporter")
+@pytest.mark.parametrize("world", ["blocking", "asyncio", "trio"])
+def test_bound_by_the_exporter(world: str, tmp_path: Path) -> None:
+    """SCRAM-PLUS comes first under TLS, and is bound to this very TLS in 1.3; nothing that is told shows the value."""
+    log = tmp_path / "log"
+    judge = Judge(tls_exporter=lambda: [*bindings(log).values()][-1])
+    with scram_server(judge, log=log) as server:
+        told = log_in(server, world) + log_in(server, world)
+    assert mechanisms(told) == ["SCRAM-SHA-256-PLUS"] * 2
+    assert [said.partition(b"n=")[0] for said in judge.said] == [b"SCRAM-SHA-256-PLUS p=tls-exporter,,"] * 2
+    assert len(bindings(log)) == 2
+    for octets in bindings(log).values():
+        texts = [repr(event) for event in told]
+        assert not [text for text in texts if octets.hex() in text or repr(octets)[2:-1] in text]
+
+
+@needs_exporter
+@pytest.mark.usefixtures("_scramp_knows_the_exporter")
+def test_bound_to_another_tls(tmp_path: Path) -> None:
+    """Who has the server's certificate and key, and passes a login on to it, has another TLS: it is refused."""
+    log = tmp_path / "log"
+    judge = Judge(tls_exporter=lambda: next(iter(bindings(log).values())))
+    with scram_server(judge, log=log) as server:
+        log_in(server)
+        with pytest.raises(AuthenticationRefused):
+            log_in(server)
+    assert len(judge.said) == 2
+
+
+@pytest.mark.parametrize("reason", ["TLS 1.2", "Python"])
+def test_bound_to_the_certificate(reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the exporter cannot be had, a login is bound to the server's certificate."""
+    newest = ssl.TLSVersion.TLSv1_2 if reason == "TLS 1.2" else ssl.TLSVersion.TLSv1_3
+    if reason == "Python":
+        monkeypatch.setattr("smtpkit.transport.exporter.PROVEN", set())
+    judge = Judge(tls_server_end_point=end_point)
+    with scram_server(judge, newest=newest) as server:
+        assert mechanisms(log_in(server)) == ["SCRAM-SHA-256-PLUS"]
     assert judge.said[0].startswith(b"SCRAM-SHA-256-PLUS p=tls-server-end-point,,n=ann,r=")
 
 
-def test_somebody_in_between() -> None:
+def test_somebody_in_between(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the server sees another certificate than the client, the login fails, and nothing else is tried."""
-    judge = Judge(binding=bytes(32))
+    monkeypatch.setattr("smtpkit.transport.exporter.PROVEN", set())
+    judge = Judge(tls_server_end_point=lambda: bytes(32))
     with scram_server(judge) as server, pytest.raises(AuthenticationRefused):
         log_in(server)
     assert len(judge.said) == 1
 
 
+def test_nothing_asked_of_the_exporter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody looks for the exporter where the server does not offer to bind."""
+    monkeypatch.setattr("smtpkit.transport.tls.exporter", lambda _: pytest.fail("it was looked for"))
+    with scram_server(Judge(), "AUTH SCRAM-SHA-256 PLAIN") as server:
+        assert mechanisms(log_in(server)) == ["SCRAM-SHA-256"]
+
+
 def test_offer_removed() -> None:
     """Where nobody offers to bind, the client says that it could: a server that had offered it refuses (RFC 5802 6)."""
-    judge = Judge(binding=None)
+    judge = Judge()
     with scram_server(judge, "AUTH SCRAM-SHA-256") as server:
-        assert log_in(server) == ["SCRAM-SHA-256"]
+        assert mechanisms(log_in(server)) == ["SCRAM-SHA-256"]
     assert judge.said[0].startswith(b"SCRAM-SHA-256 y,,n=ann,r=")
 
 
 def test_named_without_binding() -> None:
     """Who names a mechanism that does not bind does not accuse the server that offers one that does."""
-    judge = Judge(binding=None)
+    judge = Judge()
     with scram_server(judge) as server:
-        assert log_in(server, mechanism="scram-sha-256") == ["SCRAM-SHA-256"]
+        assert mechanisms(log_in(server, mechanism="scram-sha-256")) == ["SCRAM-SHA-256"]
     assert judge.said[0].startswith(b"SCRAM-SHA-256 n,,n=ann,r=")
 
 
 def test_nonces_differ() -> None:
     """Each exchange has a nonce of its own, of 18 random octets at least."""
-    judge = Judge(binding=end_point())
-    with scram_server(judge) as server:
+    judge = Judge()
+    with scram_server(judge, "AUTH SCRAM-SHA-256") as server:
         log_in(server)
         log_in(server)
     one, other = (said.partition(b",r=")[2] for said in judge.said)

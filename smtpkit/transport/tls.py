@@ -12,6 +12,7 @@ from smtpkit.errors import ChannelLost, TLSError, UsageError
 from smtpkit.options import ClientCertificate
 from smtpkit.transport.certificate import end_point, pins_of
 from smtpkit.transport.connect import ascii_host
+from smtpkit.transport.exporter import exporter
 from smtpkit.transport.stream import RawSocket, Stream
 
 T = TypeVar("T")
@@ -199,14 +200,15 @@ class SecureStream:
         return () if certificate is None else pins_of(certificate)
 
     def channel_binding(self, kind: str) -> bytes | None:
-        """What ties a login to this TLS: "tls-server-end-point" (RFC 5929), or "tls-exporter" (RFC 9266).
+        """What ties a login to this TLS: "tls-exporter" (RFC 9266), or "tls-server-end-point" (RFC 5929).
 
-        None where there is none: Python's ssl up to 3.13 has no exporter, and some certificates have no end point.
+        None where there is none: not every Python lets the exporter be had, nor TLS 1.2, and some certificates have no
+        end point. There is no "tls-unique", which TLS 1.3 does not have (RFC 9266 section 3).
         """
-        if kind == "tls-server-end-point":
-            certificate = self.certificate_der()
-            return None if certificate is None else end_point(certificate)
-        return self._tls.get_channel_binding(kind) if kind in ssl.CHANNEL_BINDING_TYPES else None
+        if kind == "tls-exporter":
+            return exporter(self._tls)
+        certificate = self.certificate_der() if kind == "tls-server-end-point" else None
+        return None if certificate is None else end_point(certificate)
 
     async def handshake(self) -> None:
         """Raises ssl.SSLError, ChannelLost, TimeoutError."""

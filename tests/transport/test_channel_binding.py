@@ -79,7 +79,7 @@ def test_damaged_certificates() -> None:
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 def test_binding_of_a_stream(version: ssl.TLSVersion, tmp_path: Any) -> None:
-    """A stream tells the end point, verified or not, in each version of TLS; and the exporter where Python has it."""
+    """A stream tells the end point, verified or not, in each version of TLS."""
     der = certificate(EC, hashes.SHA256())
     pem = tmp_path / "server.pem"
     key = EC.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
@@ -101,6 +101,4 @@ def test_binding_of_a_stream(version: ssl.TLSVersion, tmp_path: Any) -> None:
     with peer(silence, context=server) as port:
         stream = run(main(port))
     assert stream.channel_binding("tls-server-end-point") == digest(hashes.SHA256(), der)
-    exporter = stream.channel_binding("tls-exporter")
-    assert (exporter is None) == ("tls-exporter" not in ssl.CHANNEL_BINDING_TYPES)
     assert stream.channel_binding("no such") is None

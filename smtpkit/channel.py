@@ -243,7 +243,8 @@ class Channel:
     def _end(self, started: Started[Any], error: Exception | None) -> None:
         started.error, started.ended, started.passed = error, True, True
         self._queue.remove(started)
-        if error is None and not any(whose is started for _, whose, _ in self._owed):
+        owed = self._owed  # whoever ends is the oldest, or spoke last
+        if error is None and not (owed and (owed[0][1] is started or owed[-1][1] is started)):
             return
         started.procedure.close()
         if not self._over:

@@ -154,7 +154,10 @@ def _valid(display_name: str, local_part: str, domain: str) -> Mailbox:
 
 def address_of(text: str, name: str) -> str:
     """The address on the wire of one mailbox, ``ann@example.com`` or ``Ann <ann@example.com>``. Raises InvalidMail."""
-    return mailbox_of(text, name).address
+    if not isinstance(text, str):
+        return mailbox_of(text, name).address  # which says that it is none
+    plain = _PLAIN.match(text)
+    return f"{plain[2]}@{plain[3]}" if plain is not None else mailbox_of(text, name).address
 
 
 def mailbox_of(text: str, name: str) -> Mailbox:
@@ -171,9 +174,20 @@ def mailboxes_of(value: str | Iterable[str], name: str) -> list[Mailbox]:
     """The mailboxes of an argument that takes a list of texts, one mailbox each, or one text with an address list."""
     if isinstance(value, str):
         return parse_mailboxes(value, name)
+    return [mailbox_of(one, name) for one in _listed(value, name)]
+
+
+def addresses_of(value: str | Iterable[str], name: str) -> list[str]:
+    """The addresses on the wire of such an argument."""
+    if isinstance(value, str):
+        return [mailbox.address for mailbox in parse_mailboxes(value, name)]
+    return [address_of(one, name) for one in _listed(value, name)]
+
+
+def _listed(value: Iterable[str], name: str) -> Iterable[str]:
     if isinstance(value, bytes | bytearray | memoryview) or not isinstance(value, Iterable):
         raise InvalidMail(f"{name}: a str or a list of them, not {type(value).__name__}; {_RIGHT}")
-    return [mailbox_of(one, name) for one in value]
+    return value
 
 
 def _tokens(text: str) -> Iterator[_Token]:

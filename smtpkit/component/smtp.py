@@ -8,6 +8,7 @@ handler raises comes out of the method once that has ended.
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager, suppress
 from functools import wraps
 from types import TracebackType
@@ -141,8 +142,18 @@ class _Component(Properties):
     async def _written(self, function: Callable[[], Any]) -> Any:
         import anyio.to_thread
 
-        with anyio.CancelScope(shield=True):
-            return await anyio.to_thread.run_sync(function)
+        done: Future[Any] = Future()
+
+        async def whole() -> None:
+            with anyio.CancelScope(shield=True):
+                try:
+                    done.set_result(await anyio.to_thread.run_sync(function))
+                except Exception as error:  # noqa: BLE001  raised below
+                    done.set_exception(error)
+
+        async with anyio.create_task_group() as group:  # its end is waited for, even if the task is cancelled
+            group.start_soon(whole)
+        return done.result()
 
     def _tick(self) -> None:
         """Give up here, if the method is to be interrupted and no wait would notice."""

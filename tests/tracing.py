@@ -2,8 +2,9 @@
 
 A script has ``main(begin, *words)``, which calls ``begin`` just before the work, with all its threads there.
 
-* ``Forks`` loads it once and forks for each run; it is traced from ``begin`` on. Nothing is loaded under strace, and
-  each thread counts its calls from there: strace counts by thread, and so can mean a call of one thread alone.
+* ``Forks`` loads it once, calls its ``rehearse`` if it has that, and forks for each run, which is traced from ``begin``
+  on. Nothing is loaded under strace, and each thread counts its calls from there: strace counts by thread, and so can
+  mean a call of one thread alone.
 * ``command`` and ``run`` are for a process of its own that is traced from its start on, and has one thread.
 """
 
@@ -133,7 +134,7 @@ class Forks:
         with subprocess.Popen(strace, cwd=folder, stderr=subprocess.PIPE, text=True) as tracer:
             assert tracer.stderr is not None
             first = tracer.stderr.readline()
-            print(file=told, flush=True)  # begin
+            os.kill(int(threads[0]), tracee.BEGIN)
             status = json.loads(heard.readline())
         self._free.put(process)
         if "attached" not in first:

@@ -39,7 +39,13 @@ def state_after(outcome: Outcome | None) -> Literal["sent", "sending", "queued",
         return "sending"
     if outcome.accepted:
         return "sent"
-    return "queued" if isinstance(outcome.error, _FOR_NOW) else "failed"
+    return "queued" if isinstance(wrong(outcome), _FOR_NOW) else "failed"
+
+
+def wrong(outcome: Outcome) -> SMTPError | None:
+    """What was wrong; where the mail data could not be read, that is the disk and not the mail."""
+    error = outcome.error
+    return error.__cause__ if error is not None and isinstance(error.__cause__, SpoolError) else error
 
 
 class Waiting:

@@ -347,20 +347,24 @@ class Work:
                 ours.reword(f"{ours.message}; before that {_listed(troubles)}")
             raise ours from ours.__cause__
         finally:
-            await self._disk(waiting.close)
-            if not stays:
-                self.look()
-                await self.disconnect()
+            try:
+                await self._disk(waiting.close)
+            finally:
+                if not stays:
+                    self.look()
+                    await self.disconnect()
         if troubles:
             raise ComponentError(troubles[0].code, _listed(troubles)) from troubles[0].__cause__
 
     async def _process(self, waiting: "Waiting") -> SMTPError | None:
         """Send what was taken and settle it; return what was wrong. Raises where no connection can be had."""
+        from smtpkit.component.queued import wrong
         from smtpkit.spool import Unfit
 
         taken = waiting.taken
         if isinstance(taken, Unfit):
             return taken.error
+        self.outcome = None
         self._wind()  # the limit is each mail's
         self.look()
         session = self.session or await self._open()
@@ -370,7 +374,7 @@ class Work:
             outcome = await self._transact(session, Mail(prepared, waiting.header_size), "MAIL")
         finally:
             await self._disk(lambda: waiting.settle(self.outcome, keep=self.settings.keep_queue))
-        return outcome.error
+        return wrong(outcome)
 
     async def _send(self, verb: "Verb") -> Outcome:
         mail = await compose(self.table, self.settings, self._world.run)

@@ -2,7 +2,8 @@
 
 ``queue``: the words are Message-IDs; a line ``queued``, the Message-ID and the path is on the disk before the next is
 queued. ``process``: the words are the port of the server, what to do with what is in doubt, and KeepQueue. What is told
-by the Error event is a line ``error``. An error of the component is printed, with its number.
+by the Error event is a line ``error``. An error of the component is printed, with its number. As a program it says that
+it is ready, and begins when it is told to.
 """
 
 import sys
@@ -66,4 +67,4 @@ def main(begin: Callable[[], object], way: str, verb: str, directory: str, recor
 
 
 if __name__ == "__main__":
-    main(lambda: None, *sys.argv[1:])
+    main(lambda: (print("ready", flush=True), sys.stdin.readline()), *sys.argv[1:])  # noqa: T201

@@ -129,6 +129,8 @@ class Forks:
         assert heard is not None
         print(json.dumps([str(folder), *words]), file=told, flush=True)
         threads = json.loads(heard.readline())
+        if not isinstance(threads, list):
+            raise OSError(f"it ended before it began: {(folder / 'stderr').read_text()}")
         which = ["-e", f"inject={inject}", "-p", threads[thread]] if inject else ["-f", "-p", threads[0]]
         strace = ["strace", "-y", "-o", "calls", "-e", f"trace={TRACED}", *which]
         with subprocess.Popen(strace, cwd=folder, stderr=subprocess.PIPE, text=True) as tracer:

@@ -8,6 +8,7 @@ it is ready, and begins when it is told to.
 
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -37,9 +38,8 @@ async def process(smtp: Any, directory: str, record: str, port: str, keep: str =
 
 def rehearse() -> None:
     """Queue and send a mail, so that all is loaded."""
-    import anyio._backends._asyncio
-    import smtpkit.transport.asyncio_stream  # noqa: F401
-
+    for name in ("anyio._backends._asyncio", "smtpkit.transport.asyncio_stream"):
+        import_module(name)
     with TemporaryDirectory() as folder, Server() as server:
         smtp = make("blocking", server)
         smtp.queue(folder)

@@ -145,7 +145,7 @@ def test_killed_while_sending(filled: Place, memory_path: Path, way: str) -> Non
 
 @BOTH
 def test_killed_while_queueing(place: Place, memory_path: Path, way: str) -> None:
-    """Killed at any call of queue: what it returned for is there and goes once, and no half file is taken for a mail."""
+    """Killed at any call of queue: what it returned for is there and goes once; no half file is taken for a mail."""
     base = queueing(place.copy(memory_path / "base"), way)
     assert (base.status, base.stdout, base.stderr) == (0, "", "")
     assert len(concerned(base)) > 20
@@ -202,3 +202,44 @@ def test_system_fails_while_queueing(place: Place, memory_path: Path, way: str) 
         return ended.stdout != ""
 
     assert at_each(base.faults, fail) > 25
+
+
+# How the network may fail at each call.
+OUTAGES = {
+    "socket": ("EMFILE", "ENOBUFS"),
+    "connect": ("ECONNREFUSED", "ENETUNREACH"),
+    "setsockopt": ("EINVAL",),
+    "getsockopt": ("EINVAL",),
+    "getsockname": ("ENOTCONN",),
+    "getpeername": ("ENOTCONN",),
+    "sendto": ("ECONNRESET", "EPIPE"),
+    "recvfrom": ("ECONNRESET", "ETIMEDOUT"),
+}
+
+
+@BOTH
+def test_network_fails_while_sending(filled: Place, memory_path: Path, way: str) -> None:
+    """Any call on a socket fails: a ComponentError, and the mail in the air is queued, or in doubt where it is."""
+    names = dict(zip(sorted(filled.files()), MAILS, strict=True))
+    base, _ = sending(filled.copy(memory_path / "base"), way)
+
+    def fail(number: int, call: Call, inject: str) -> bool:
+        there = filled.copy(memory_path / str(number))
+        ended, got = sending(there, way, inject, call.thread)
+        assert (ended.status, ended.stderr) == (0, ""), (inject, call, ended.stderr)
+        assert ended.stdout.startswith("ComponentError ")
+        waits = "queued" in there.files().values()
+        judge_sending(there, names, got)
+        shutil.rmtree(there.folder)
+        return waits
+
+    (opened,) = [call for call in base.calls if call.name == "socket"]
+    ours = opened.arguments.rpartition("= ")[2]
+    points = [
+        (call, f"{call.name}:error={error}:when={call.number}")
+        for call in base.calls
+        if ours in call.arguments
+        for error in OUTAGES.get(call.name, ())
+    ]
+    assert {call.name for call, _ in points} >= {"socket", "connect", "sendto", "recvfrom"}
+    assert at_each(points, fail) > 10

@@ -8,7 +8,6 @@ handler raises comes out of the method once that has ended.
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine
-from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager, suppress
 from functools import wraps
 from types import TracebackType
@@ -142,18 +141,22 @@ class _Component(Properties):
     async def _written(self, function: Callable[[], Any]) -> Any:
         import anyio.to_thread
 
-        done: Future[Any] = Future()
+        result: Any = None
+        failure: Exception | None = None
 
         async def whole() -> None:
+            nonlocal result, failure
             with anyio.CancelScope(shield=True):
                 try:
-                    done.set_result(await anyio.to_thread.run_sync(function))
+                    result = await anyio.to_thread.run_sync(function)
                 except Exception as error:  # noqa: BLE001  raised below
-                    done.set_exception(error)
+                    failure = error
 
-        async with anyio.create_task_group() as group:  # its end is waited for, even if the task is cancelled
+        async with anyio.create_task_group() as group:  # waits for its end, whatever is cancelled: a scope or the task
             group.start_soon(whole)
-        return done.result()
+        if failure is not None:
+            raise failure
+        return result
 
     def _tick(self) -> None:
         """Give up here, if the method is to be interrupted and no wait would notice."""

@@ -173,7 +173,7 @@ def test_the_file_is_text(way: str, directory: Path) -> None:
 
 @pytest.mark.parametrize("component", [SMTP, AsyncSMTP])
 def test_the_documented_file(component: type[Any], directory: Path) -> None:
-    """The file that help(queue) shows has the lines of one that is made, in their order."""
+    """The file that help(queue) and the reference show has the lines of one that is made, in their order."""
     smtp = make("blocking", None)
     smtp.subject, smtp.message_recipient_count, smtp.send_to = "Hello", 1, ""
     smtp.message_recipient_address[0], smtp.message_recipient_options[0] = "bob@example.com", "NOTIFY=FAILURE"
@@ -185,6 +185,7 @@ def test_the_documented_file(component: type[Any], directory: Path) -> None:
         return [re.sub(r"<\w+@|Date: .*|\d{20}|sha256 .*", "", line) for line in text]
 
     assert kinds(textwrap.dedent(shown).splitlines()) == kinds(lines)
+    assert shown in component.reference()
 
 
 @WAYS

@@ -1,15 +1,17 @@
-"""Uses a spool in a process of its own: ``spool_child.py begin add|process directory record words``.
+"""Uses a spool in a process of its own: ``main(begin, add|process, directory, record, words)``.
 
 What is done is told in the record, a line at a time, each on the disk before the next step: ``queued`` and the
 Message-ID of a mail that ``add`` returned for; ``sent``, the Message-ID, one recipient and the digest of the mail data
 for a mail that was given to a server, as it were. It is a script, and imports nothing of the tests.
 
-``begin`` is a path that is looked at, to no end, just before the work begins: whoever traces this sees it.
+``begin`` is called just before the work begins. As a program it takes the words after a path, which is looked at, to
+no end, by then: whoever traces this sees it.
 """
 
 import hashlib
 import os
 import sys
+from collections.abc import Callable
 from typing import Literal
 
 from smtpkit.errors import SMTPError
@@ -77,9 +79,9 @@ def settle(entry: Entry, record: str, answer: str) -> None:
         entry.sent(keep=answer == "keep")
 
 
-def main(begin: str, verb: str, directory: str, record: str, *words: str) -> None:
+def main(begin: Callable[[], object], verb: str, directory: str, record: str, *words: str) -> None:
     """Do what is asked, and print the error if it is one of ours."""
-    os.access(begin, os.F_OK)
+    begin()
     try:
         if verb == "add":
             add(directory, record, list(words))
@@ -91,4 +93,4 @@ def main(begin: str, verb: str, directory: str, record: str, *words: str) -> Non
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(lambda: os.access(sys.argv[1], os.F_OK), *sys.argv[2:])

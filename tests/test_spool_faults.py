@@ -9,8 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -18,67 +17,21 @@ import pytest
 
 from tests import spool_child, tracing
 from tests.spool_child import RECIPIENTS, mended
-from tests.tracing import Call, Run
-
-ATONCE = 3  # processes
+from tests.tracing import Call, Forks, Run, at_each
 
 # What the server says to each: all ways to settle a mail are among them.
 ANSWERS = {"<accepted@x>": "accept", "<refused@x>": "refuse", "<partly@x>": "partly"}
 WORDS = [f"{message_id}={answer}" for message_id, answer in ANSWERS.items()]
 
-# How each call may fail; those not named here fail with EIO.
-FAULTS = {
-    "openat": ("EIO", "EMFILE", "EACCES", "ENOSPC"),
-    "write": ("EIO", "ENOSPC", "EDQUOT"),
-    "fsync": ("EIO", "ENOSPC"),
-    "rename": ("EIO", "ENOSPC", "EACCES", "EROFS"),
-    "renameat": ("EIO", "ENOSPC", "EACCES", "EROFS"),
-    "renameat2": ("EIO", "ENOSPC", "EACCES", "EROFS"),
-    "unlinkat": ("EIO", "EACCES", "EROFS"),
-    "flock": ("EIO", "ENOLCK"),
-}
-
 pytestmark = pytest.mark.timeout(300)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _tracing() -> None:
-    reason = tracing.why_not()
-    if reason is not None:
-        if os.environ.get("CI"):
-            pytest.fail(f"CI needs it: {reason}")
-        pytest.skip(reason)
-
-
-class Place:
-    """A folder with a spool and the record of what was done with it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.spool = folder / "spool"
-        self.record = folder / "record"
-
-    def run(self, *words: str, inject: str = "") -> Run:
-        """Do it in a process of its own, traced."""
-        return tracing.run(tracing.command(spool_child.__file__, *words, inject=inject), self.folder)
+class Place(tracing.Place):
+    """A folder with a spool, and how it is used."""
 
     def process(self, in_doubt: Literal["retry", "hold"]) -> None:
         """Send what there is, in this process, to a server that accepts all."""
         spool_child.process(str(self.spool), str(self.record), in_doubt, {})
-
-    def copy(self, folder: Path) -> "Place":
-        """The same once more."""
-        shutil.copytree(self.folder, folder)
-        return Place(folder)
-
-    def files(self) -> dict[str, str]:
-        """By the name of each file, its state."""
-        return dict(file.name.split(".") for file in self.spool.iterdir())
-
-    def lines(self, word: str) -> list[list[str]]:
-        """The lines of the record that begin with a word, without it."""
-        lines = self.record.read_text().splitlines() if self.record.exists() else []
-        return [line.split()[1:] for line in lines if line.split()[0] == word]
 
     def sent(self) -> Counter[tuple[str, str]]:
         """How often each Message-ID was sent to each recipient; what was sent was whole."""
@@ -87,10 +40,17 @@ class Place:
         return Counter((message_id, recipient) for message_id, recipient, _ in lines)
 
 
+@pytest.fixture(scope="module")
+def forks() -> Iterator[Forks]:
+    """The script that uses a spool, loaded. Skips where nothing can be traced, but never in CI."""
+    with tracing.loaded(spool_child.__file__) as forks:
+        yield forks
+
+
 @pytest.fixture
-def place(memory_path: Path) -> Place:
+def place(memory_path: Path, forks: Forks) -> Place:
     """An empty spool."""
-    made = Place(memory_path / "place")
+    made = Place(memory_path / "place", forks)
     made.spool.mkdir(parents=True, mode=0o700)
     return made
 
@@ -105,27 +65,6 @@ def filled(place: Place) -> Place:
 def message_ids(place: Place) -> dict[str, str]:
     """By the name of each file, the Message-ID of the mail in it: they were queued in the order of ANSWERS."""
     return dict(zip(sorted(place.files()), ANSWERS, strict=True))
-
-
-def at_each(points: list[tuple[Call, str]], what: Callable[[int, Call, str], bool]) -> int:
-    """Do something for each point, a few at once, and say how often it was so."""
-    with ThreadPoolExecutor(ATONCE) as workers:
-        return sum(workers.map(lambda numbered: what(numbered[0], *numbered[1]), enumerate(points)))
-
-
-def kills(run: Run) -> list[tuple[Call, str]]:
-    """To be killed at each call."""
-    return [(call, f"{call.name}:signal=KILL:when={call.number}") for call in run.calls]
-
-
-def faults(run: Run) -> list[tuple[Call, str]]:
-    """To fail in each way at each call that has to do with the spool."""
-    return [
-        (call, f"{call.name}:error={error}:when={call.number}")
-        for call in run.calls
-        if "/spool" in call.arguments.split("= ")[0]
-        for error in FAULTS.get(call.name, ("EIO",))
-    ]
 
 
 def judge_sending(place: Place, names: dict[str, str]) -> bool:
@@ -173,7 +112,7 @@ def test_killed_while_sending(filled: Place, memory_path: Path) -> None:
         shutil.rmtree(there.folder)
         return doubtful
 
-    points = kills(base)
+    points = base.kills
     assert {"openat", "flock", "fsync", "unlinkat", "close", "write", "pread64"} <= {call.name for call, _ in points}
     assert 10 < at_each(points, kill) < len(points)
 
@@ -197,7 +136,7 @@ def test_system_fails_while_sending(filled: Place, memory_path: Path) -> None:
         shutil.rmtree(there.folder)
         return bool(told)
 
-    assert at_each(faults(base), fail) > 50
+    assert at_each(base.faults, fail) > 50
 
 
 def judge_queue(place: Place, *, clean: bool) -> int:
@@ -228,7 +167,7 @@ def test_killed_while_queueing(place: Place, memory_path: Path) -> None:
         shutil.rmtree(there.folder)
         return acknowledged == 1
 
-    points = kills(base)
+    points = base.kills
     assert {"openat", "flock", "write", "fsync", "close"} <= {call.name for call, _ in points}
     assert 5 < at_each(points, kill) < len(points)
 
@@ -247,7 +186,7 @@ def test_system_fails_while_queueing(place: Place, memory_path: Path) -> None:
         shutil.rmtree(there.folder)
         return ended.stdout != ""
 
-    assert at_each(faults(base), fail) > 30
+    assert at_each(base.faults, fail) > 30
 
 
 @pytest.mark.parametrize("room", [0, 1, 400, 700])
@@ -301,15 +240,14 @@ def cut_off(place: Place, *words: str, inject: str = "") -> Run:
 
 def cuts(run: Run) -> list[tuple[Call, str]]:
     """To be killed before anything reaches the disk, and before anything is told."""
-    return [point for point in kills(run) if point[0].name in {"fsync", "write"}]
+    return [point for point in run.kills if point[0].name in {"fsync", "write"}]
 
 
 @pytest.fixture
 def disk(place: Place, tmp_path: Path) -> None:
     """Skips where no file system can be made and mounted: it needs root, and loop devices."""
-    shutil.copytree(place.folder, tmp_path / "trial")
     try:
-        trial = cut_off(Place(tmp_path / "trial"), "add", "<1@x>")
+        trial = cut_off(place.copy(tmp_path / "trial"), "add", "<1@x>")
     except FileNotFoundError as error:
         pytest.skip(f"no power can be cut here: {error}")
     if trial.status:

@@ -29,8 +29,7 @@ MAILS = [f"<{number}@x>" for number in range(500)]
 LIVE = """
 import runpy, signal, sys
 main = runpy.run_path(sys.argv[1])["main"]
-signal.setitimer(signal.ITIMER_REAL, float(sys.argv[2]))
-main(*sys.argv[3:])
+main(lambda: signal.setitimer(signal.ITIMER_REAL, float(sys.argv[2])), *sys.argv[3:])
 """
 
 
@@ -52,7 +51,7 @@ class Processors:
         self.started += 1
         record = self.folder / f"record-{self.started}"
         command = [sys.executable, "-S", "-c", LIVE, spool_child.__file__, str(life)]
-        command += ["", "process", str(self.spool), str(record), "retry"]
+        command += ["process", str(self.spool), str(record), "retry"]
         path = ":".join(part or "." for part in sys.path)
         return subprocess.Popen(command, env={"PYTHONPATH": path})
 

@@ -74,6 +74,12 @@ class ComponentError(SMTPError):
     def __str__(self) -> str:
         return f"{self.message} [{self.code}]"
 
+    def reword(self, message: str) -> "ComponentError":
+        """Say it with other words."""
+        self.message = message
+        self.args = (self.code, message)
+        return self
+
 
 def told(error: SMTPError) -> ComponentError:
     """An error of the library as one of the component."""

@@ -1,6 +1,6 @@
 """The reference page, from the table: what is documented is what is there."""
 
-from inspect import signature
+from inspect import cleandoc, signature
 from typing import Any
 
 from smtpkit.component.fields import Field, Hook, Row, Table, methods
@@ -17,7 +17,7 @@ def page(component: type[Table], settings: type[Table]) -> str:
     for method in methods(component):
         parameters = [name for name in signature(method).parameters if name not in {"self", "_"}]
         lines += [f"### {method.__dict__['documented']}", "", f"`{method.__name__}({', '.join(parameters)})`", ""]
-        lines += [(method.__doc__ or "").replace("\n        ", "\n").strip(), ""]
+        lines += [cleandoc(method.__doc__ or ""), ""]
     lines += ["## Events", ""]
     for row in rows:
         if isinstance(row, Hook):

@@ -15,16 +15,7 @@ from smtpkit.component.fields import Hook
 from smtpkit.component.notices import Error, Expand, Translator, reply_lines
 from smtpkit.component.settings import Settings
 from smtpkit.component.table import HEADER_ROWS, Properties
-from smtpkit.errors import (
-    ChannelLost,
-    InDoubt,
-    Outcome,
-    ProtocolViolation,
-    Refused,
-    ServiceClosing,
-    SMTPError,
-    TimedOut,
-)
+from smtpkit.errors import Outcome, Refused, SMTPError
 from smtpkit.events import (
     CommandSent,
     Event,
@@ -32,7 +23,6 @@ from smtpkit.events import (
     Settled,
     TransferProgress,
 )
-from smtpkit.message.header import header_end
 from smtpkit.message.message import Prepared
 from smtpkit.observers import Observers
 from smtpkit.protocol import procedures
@@ -40,8 +30,8 @@ from smtpkit.session import Known, Session, World, members
 from smtpkit.throttle import Throttle
 
 if TYPE_CHECKING:
+    from smtpkit.component.queued import Waiting
     from smtpkit.protocol.command import Verb
-    from smtpkit.spool import Entry
 
 T = TypeVar("T")
 
@@ -278,92 +268,113 @@ class Work:
                 setattr(self.table, row.name, row.default)
 
     async def queue(self, queue_dir: str) -> str:
-        """Write the mail into a directory, which is there already; return the path of its file.
+        """Write the mail into a directory, for ``process_queue`` to send; return the path of its file.
 
-        The mail is on the disk then. ``process_queue`` sends it. The file begins with the envelope as JSON, blind
-        copies and options too, and goes on with the mail as it will be sent; it holds no password.
+        The directory is there already, and nobody else may write it. The mail is on the disk when this returns, and
+        nothing of it is there when it raises. Date and Message-ID are those of now, however often it is tried.
+
+        The file is to be read with any editor. Its lines end in CRLF::
+
+            smtpkit spool 1
+            {
+             "message_id": "<ea25ea0192385b7a82ec3f65e5f7617f@example.com>",
+             "reverse_path": "ann@example.com",
+             "forward_paths": [
+              {
+               "address": "bob@example.com",
+               "required": true,
+               "notify": [
+                "FAILURE"
+               ],
+               "original": "bob@example.com"
+              }
+             ],
+             "utf8": false,
+             "ret": null,
+             "envelope_id": null,
+             "require_tls": false
+            }
+
+            From: Ann <ann@example.com>
+            To: bob@example.com
+            Subject: Hello
+            Date: Thu, 26 Nov 2026 15:11:51 +0000
+            Message-ID: <ea25ea0192385b7a82ec3f65e5f7617f@example.com>
+
+            Hello, Bob.
+            smtpkit end 00000000000000000186 7bit safe sha256 76b22f54e870ce76…
+
+        So: the envelope as JSON, with everybody who gets a blind copy; ``required`` says whether the refusal of that
+        one stops the mail, ``notify`` and ``original`` are of MessageRecipientOptions. An empty line; the mail as it
+        will be sent. At the end the mail's size in octets, and the digest of all before: who changes a file makes it
+        ``.failed``. Nothing of the server, the user or the password is in it.
         """
-        from smtpkit.spool import Spool
+        from smtpkit.component import queued
 
         mail = (await compose(self.table, self.settings, self._world.run)).prepared
-
-        def add() -> str:
-            with Spool(queue_dir) as spool:
-                return spool.add(mail.envelope, mail.mail_data, message_id=mail.message_id)
-
-        path: str = await self._disk(add)
+        path: str = await self._disk(lambda: queued.add(queue_dir, mail))
         return path
 
     async def process_queue(self, queue_dir: str) -> None:
         """Send what is queued in a directory, one mail after the other, over one connection.
 
-        A mail that was sent is deleted, or ``.sent`` with KeepQueue; one that was refused, or is no mail, is
-        ``.failed``, an Error event tells of it, and the others go on. One whose connection was lost is ``.queued``
-        again, or stays ``.sending`` where it may have been accepted. Without a connection or a login the run stops
-        and the rest is as it was. At the end one ComponentError lists what was not sent.
-        """
-        from smtpkit.spool import Spool, Unfit
+        Where there is no connection it opens one, and closes it at the end. A mail that was sent is deleted, or
+        ``.sent`` with KeepQueue. One that was refused, or is no mail, is ``.failed``: an Error event tells of it, and
+        the others go on. One whose connection was lost is ``.queued`` again, or stays ``.sending`` where it may have
+        been accepted: that is in doubt, as is what a crash has left ``.sending``. The next run sends it again with the
+        same Message-ID, or leaves it alone if the component was made with ``in_doubt="hold"``.
 
-        troubles: list[tuple[str, SMTPError]] = []
+        At the end one ComponentError lists what was not sent. Where no connection or no login can be had, or the
+        directory fails, the run stops with an error, and the rest is as it was. Any number of processes may work on
+        one directory: each mail is taken by one of them.
+        """
+        from smtpkit.component.queued import Waiting
+
+        troubles: list[ComponentError] = []
         self.look()
         stays = self.session is not None
-        spool = await self._disk(lambda: Spool(queue_dir))
+        waiting = Waiting(queue_dir, self._in_doubt)
         try:
-            claimed = spool.claim(in_doubt=self._in_doubt)
-            while (taken := await self._disk(lambda: next(claimed, None))) is not None:
-                if isinstance(taken, Unfit):
-                    path, error = taken.path, taken.error
-                else:
-                    found = await self._process(taken)
-                    if found is None:
-                        continue
-                    path, error = taken.path, found
-                troubles.append((path, error))
-                self._complain(error)
+            while await self._disk(waiting.take):
+                error = await self._process(waiting)
+                if error is not None:
+                    trouble, path = told(error), waiting.taken.path
+                    troubles.append(trouble.reword(f"{path}: {trouble.message}"))
+                    self._complain(trouble, path)
+        except SMTPError as error:
+            ours = told(error)
+            if troubles:
+                ours.reword(f"{ours.message}; before that {_listed(troubles)}")
+            raise ours from ours.__cause__
         finally:
-            await self._disk(spool.close)
-            if not stays:
-                self.look()
-                await self.disconnect()
+            try:
+                await self._disk(waiting.close)
+            finally:
+                if not stays:
+                    self.look()
+                    await self.disconnect()
         if troubles:
-            first = told(troubles[0][1])
-            lines = "; ".join(f"{path}: {error}" for path, error in troubles)
-            raise ComponentError(first.code, f"{len(troubles)} not sent: {lines}") from first.__cause__
+            raise ComponentError(troubles[0].code, _listed(troubles)) from troubles[0].__cause__
 
-    async def _process(self, entry: "Entry") -> SMTPError | None:
-        """Send a mail of the queue and settle it; return what was wrong. Raises where no connection can be had."""
-        begun = False
+    async def _process(self, waiting: "Waiting") -> SMTPError | None:
+        """Send what was taken and settle it; return what was wrong. Raises where no connection can be had."""
+        from smtpkit.component.queued import wrong
+        from smtpkit.spool import Unfit
+
+        taken = waiting.taken
+        if isinstance(taken, Unfit):
+            return taken.error
+        self.outcome = None
         self._wind()  # the limit is each mail's
+        self.look()
+        session = self.session or await self._open()
+        session.channel.limits = limits(self.table, self.settings)
+        prepared = Prepared(taken.envelope, taken.mail_data, taken.message_id, taken.path)
         try:
-            self.look()
-            session = self.session or await self._open()
-            session.channel.limits = limits(self.table, self.settings)
-            size = await self._disk(lambda: _header_size(entry))
-            begun = True
-            prepared = Prepared(entry.envelope, entry.mail_data, entry.message_id, entry.path)
-            outcome = await self._transact(session, Mail(prepared, size), "MAIL")
-        except BaseException:
-            if not begun or (self.outcome is not None and not (self.outcome.in_doubt or self.outcome.accepted)):
-                await self._settle(entry.give_back)
-            elif self.outcome is not None and self.outcome.accepted:
-                await self._settle(lambda: entry.sent(keep=self.settings.keep_queue))
-            else:
-                await self._settle(entry.leave)
-            raise
-        error = outcome.error
-        if error is None:
-            await self._settle(lambda: entry.sent(keep=self.settings.keep_queue))
-        elif isinstance(error, InDoubt):
-            await self._settle(entry.leave)
-        elif isinstance(error, ChannelLost | TimedOut | ServiceClosing | ProtocolViolation):
-            await self._settle(entry.give_back)
-        else:
-            await self._settle(entry.failed)
-        return error
-
-    async def _settle(self, settle: Callable[[], None]) -> None:
-        """Settle an entry, whatever has been cancelled meanwhile."""
-        await self._disk(settle)
+            outcome = await self._transact(session, Mail(prepared, waiting.header_size), "MAIL")
+        finally:
+            await self._disk(lambda: waiting.settle(self.outcome, keep=self.settings.keep_queue))
+        return wrong(outcome)
 
     async def _send(self, verb: "Verb") -> Outcome:
         mail = await compose(self.table, self.settings, self._world.run)
@@ -394,11 +405,5 @@ def busy() -> ComponentError:
     return ComponentError(BUSY, "busy: another method is running; in a handler only interrupt() may be called")
 
 
-def _header_size(entry: "Entry") -> int:
-    """How many octets the header of a mail in the queue has, with the empty line."""
-    octets = bytearray()
-    for piece in entry.mail_data.tell():  # type: ignore[union-attr]  # a file's: nobody is waited for
-        octets += piece
-        if (end := header_end(octets)) is not None:
-            return end + 2 * (octets[end : end + 2] == b"\r\n")
-    return header_end(octets, at_end=True) or 0
+def _listed(troubles: list[ComponentError]) -> str:
+    return f"{len(troubles)} not sent: {'; '.join(trouble.message for trouble in troubles)}"

@@ -79,9 +79,9 @@ def test_03_blind_copies_are_in_no_header(server: Server, tmp_path: Path) -> Non
     queued = Path(smtp.queue(str(_private(tmp_path)))).read_bytes()
     for octets in (server.received[0].octets, smtp.message_headers_string.encode(), queued.split(b"\r\n\r\n", 1)[1]):
         assert b"bob" in octets
-        assert b"dee" not in octets
-        assert b"eve" not in octets
-        assert b"bcc" not in octets.lower()
+        assert b"dee@" not in octets
+        assert b"eve@" not in octets
+        assert b"\nbcc" not in octets.lower()
 
 
 def _private(path: Path) -> Path:
@@ -267,7 +267,7 @@ def test_13_the_queue(server: Server, tmp_path: Path) -> None:
     with pytest.raises(ComponentError) as caught:
         smtp.queue(str(tmp_path / "nothing"))
     assert not (tmp_path / "nothing").exists()
-    assert caught.value.code in {302, 168}
+    assert caught.value.code == 302
     path = Path(smtp.queue(str(directory)))
     assert path.suffix == ".queued"
     assert path.parent == directory

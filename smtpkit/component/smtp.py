@@ -222,7 +222,10 @@ class SMTP(_Component):
 
     @_documented
     def interrupt(self) -> None:
-        """Make the method that is running raise ComponentError; does nothing where none is. From any thread."""
+        """Make the method that is running raise ComponentError, at its next wait; does nothing where none is.
+
+        From any thread, and in a handler. The error says what became of the mail.
+        """
         with self._guard:
             if not (self._work.idle or self._given_up or self._interruption is None):
                 self._given_up = True
@@ -320,7 +323,10 @@ class AsyncSMTP(_Component):
 
     @_documented
     def interrupt(self) -> None:
-        """Make the method that is running raise ComponentError; does nothing where none is. From any thread."""
+        """Make the method that is running raise ComponentError, at its next wait; does nothing where none is.
+
+        From any thread, and in a handler. The error says what became of the mail.
+        """
         with self._guard:
             scope = self._scope
             if scope is None:

@@ -137,9 +137,9 @@ def _set_command(smtp: SMTP) -> None:
 def test_from_a_handler(moment: str) -> None:
     """Each method called in a handler of whatever event, and the property Command set there."""
     codes: dict[str, int] = {}
-    calls: dict[str, Any] = {
-        name: lambda smtp, name=name: getattr(smtp, name)(*SECOND[name]) for name in SECOND
-    } | {"command": _set_command}
+    calls: dict[str, Any] = {name: lambda smtp, name=name: getattr(smtp, name)(*SECOND[name]) for name in SECOND} | {
+        "command": _set_command
+    }
     with Server(Script(replies={"RCPT:no@example.com": "550 no"})) as server:
         smtp = make("blocking", server)
         smtp.b_cc = "no@example.com"

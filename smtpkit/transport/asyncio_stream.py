@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary
 
 from smtpkit.errors import ChannelLost, UsageError
 from smtpkit.transport.connect import run_in_worker
-from smtpkit.transport.socket_stream import hurry, lingers
+from smtpkit.transport.socket_stream import hurry, linger, lingers
 from smtpkit.transport.stream import RawSocket
 
 T = TypeVar("T")
@@ -247,11 +247,13 @@ class AsyncioStream(asyncio.BufferedProtocol):
 
     async def aclose(self) -> None:
         raw: Any = self.raw_socket
-        lingering = raw.dup() if raw is not None and lingers(raw) else None  # closed last, and not in the loop
+        seconds = 0 if raw is None else lingers(raw)
+        lingering = raw.dup() if seconds else None  # closed last, and not in the loop
         self.abort()
         try:
             await asyncio.sleep(0)  # the transport closes the socket in the loop's next turn
             if lingering is not None:
+                linger(lingering, seconds)
                 await self.run(lingering.close)
         finally:
             if lingering is not None:

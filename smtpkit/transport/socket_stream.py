@@ -183,14 +183,19 @@ class SocketStream(ABC):
         return lost
 
 
-def lingers(raw: socket.socket) -> bool:
-    """Does closing it wait for what is still to be sent (SO_LINGER)? A reset does not wait."""
+def lingers(raw: socket.socket) -> int:
+    """How many seconds closing it may wait for what is still to be sent; a reset, and the system's way, do not wait."""
     on, seconds = LINGER.unpack(raw.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER.size))
-    return bool(on and seconds)
+    return int(seconds) if on else 0
+
+
+def linger(raw: socket.socket, seconds: int) -> None:
+    """Let closing it wait so long; 0 is the system's way."""
+    raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER.pack(seconds > 0, seconds))
 
 
 def hurry(raw: socket.socket) -> None:
     """Let closing it wait for nothing; what is still to be sent is the system's business, and a reset stays one."""
     with suppress(OSError):  # it is closed already
         if lingers(raw):
-            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER.pack(0, 0))
+            linger(raw, 0)

@@ -185,7 +185,10 @@ class SocketStream(ABC):
 
 def lingers(raw: socket.socket) -> int:
     """How many seconds closing it may wait for what is still to be sent; a reset, and the system's way, do not wait."""
-    on, seconds = LINGER.unpack(raw.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER.size))
+    try:
+        on, seconds = LINGER.unpack(raw.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER.size))
+    except OSError:  # it is closed already
+        return 0
     return int(seconds) if on else 0
 
 
@@ -196,6 +199,6 @@ def linger(raw: socket.socket, seconds: int) -> None:
 
 def hurry(raw: socket.socket) -> None:
     """Let closing it wait for nothing; what is still to be sent is the system's business, and a reset stays one."""
-    with suppress(OSError):  # it is closed already
-        if lingers(raw):
+    if lingers(raw):
+        with suppress(OSError):  # some systems refuse it where the peer has gone
             linger(raw, 0)

@@ -425,7 +425,7 @@ class Channel:
                     self._mark(inf)
                     started.end = inf
                 if throttle is not None:
-                    await self.stream.sleep_until(throttle.take(len(piece), self.stream.now()))
+                    await self._pause(throttle.take(len(piece), self.stream.now()))
                     self._looked = False
                 if self._observers.heard:
                     took = self.stream.now() - begun
@@ -444,6 +444,15 @@ class Channel:
         if self._observers.heard:
             self._tell(TransferEnded, started, done=done, took=self.stream.now() - begun)
         return Transferred(due)
+
+    async def _pause(self, until: float) -> None:
+        """Sleep, outside of all limits but the one around them."""
+        if self.outer is None or until <= self.outer[0]:
+            await self.stream.sleep_until(until)
+            return
+        until, self._limit = self.outer
+        await self.stream.sleep_until(until)
+        raise TimeoutError
 
     def _mark(self, end: float) -> None:
         """Note where what the last reply is owed for ends."""

@@ -63,7 +63,7 @@ class Client:
         self._key = self.options.key
         self._observers = Observers()
         rate = self.options.rate
-        self._throttle = Throttle(rate, time.monotonic()) if rate else None
+        self._throttle = Throttle(rate) if rate else None
         self._pool: Pool[Session] = Pool(self.options.connections)
         self._opened = 0
         self._known = Known()

@@ -60,7 +60,7 @@ class SyncClient:
         self.options = Options.of(url, **options)
         self._observers = Observers()
         rate = self.options.rate
-        self._throttle = Throttle(rate, time.monotonic()) if rate else None
+        self._throttle = Throttle(rate) if rate else None
         self._lock = threading.Lock()
         self._turn: int | None = None  # the thread whose turn it is
         self._session: Session | None = None

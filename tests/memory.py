@@ -57,7 +57,7 @@ class Talk:
         self.options = Options.of(url, **(chosen | (options or {})))
         self.observers = Observers()
         rate = self.options.rate
-        throttle = Throttle(rate, self.stream.clock) if rate else None
+        throttle = Throttle(rate) if rate else None
         self.session = Session(self.options, 1, self.observers, throttle)
 
     @property

@@ -19,6 +19,7 @@ def peer(
     connections: int = 1,
     small_buffers: bool = False,
     family: int = socket.AF_INET,
+    port: int = 0,
     path: str | None = None,
 ) -> Iterator[int]:
     """A server on loopback that does ``behaviour`` to each connection, one after the other; gives its port."""
@@ -26,7 +27,7 @@ def peer(
         if small_buffers:
             shrink(listener)
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 1400)  # 64 KiB ones stall in small windows
-        listener.bind(path or ("::1" if family == socket.AF_INET6 else "127.0.0.1", 0))
+        listener.bind(path or ("::1" if family == socket.AF_INET6 else "127.0.0.1", port))
         listener.listen()
         listener.settimeout(20)
 

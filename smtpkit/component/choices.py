@@ -1,6 +1,5 @@
 """From the properties and settings to the library's options: server, TLS, login, firewall, limits, socket."""
 
-import struct
 from math import inf
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -112,6 +111,8 @@ def socket_options(settings: "Settings") -> list[SocketOption]:
     """What the socket is told before it connects."""
     import socket
 
+    from smtpkit.transport.socket_stream import LINGER
+
     kept = settings._values  # noqa: SLF001  what was set, not what the socket has made of it
     tcp, level = socket.IPPROTO_TCP, socket.SOL_SOCKET
     found: list[SocketOption] = [(tcp, socket.TCP_NODELAY, int(settings.tcp_no_delay))]
@@ -126,5 +127,5 @@ def socket_options(settings: "Settings") -> list[SocketOption]:
     if interval:
         found.append((tcp, socket.TCP_KEEPINTVL, -(-interval // 1000)))
     if not settings.linger or settings.linger_time:
-        found.append((level, socket.SO_LINGER, struct.pack("ii", 1, settings.linger_time if settings.linger else 0)))
+        found.append((level, socket.SO_LINGER, LINGER.pack(1, settings.linger_time if settings.linger else 0)))
     return found

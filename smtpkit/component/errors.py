@@ -19,6 +19,8 @@
 ======= ===============================================================================================
 """
 
+import errno
+
 from smtpkit.errors import (
     ChannelLost,
     ConnectError,
@@ -37,7 +39,8 @@ from smtpkit.errors import (
 from smtpkit.protocol.reply import Reply
 
 BUSY, VALUE, NAME, NOT_CONNECTED, CONNECTED, INTERRUPTED, QUEUE = 166, 168, 169, 212, 104, 301, 302
-NO_SERVER, NO_SENDER, NO_RECIPIENT, CODE_PAGE, NOT_FOUND, LOST = 163, 164, 165, 434, 11001, 1120
+NO_SERVER, NO_SENDER, NO_RECIPIENT, CODE_PAGE, NOT_FOUND, LOST, REFUSED = 163, 164, 165, 434, 11001, 1120, 10061
+_ENDED = {errno.ECONNRESET, errno.ECONNABORTED, errno.ENOTCONN, errno.EPIPE}  # it had come about, for a moment
 
 # The first class that fits counts.
 CODES: tuple[tuple[type[SMTPError], int], ...] = (
@@ -47,7 +50,7 @@ CODES: tuple[tuple[type[SMTPError], int], ...] = (
     (TimedOut, 201),
     (ProxyError, 118),
     (TLSError, 270),
-    (ConnectError, 10061),
+    (ConnectError, REFUSED),
     (ChannelLost, LOST),
     (NotSupported, 167),
     (SpoolError, QUEUE),
@@ -88,6 +91,8 @@ def told(error: SMTPError) -> ComponentError:
     code = next((code for kind, code in CODES if isinstance(error, kind)), 162)
     if type(error.__cause__).__name__ == "gaierror":
         code = NOT_FOUND
+    elif code == REFUSED and getattr(error.__cause__, "errno", None) in _ENDED:
+        code = LOST
     ours = ComponentError(code, str(error))
     ours.__cause__ = error
     ours.transient, ours.outcome = error.transient, error.outcome

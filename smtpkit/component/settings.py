@@ -98,7 +98,7 @@ class Settings(Table):
         "Linger", FLAG, True, "Close in order; False: by a reset, which may lose what is still to be sent."
     )
     linger_time = Setting(
-        "LingerTime", whole(0), 0, "Seconds that a close may wait, then a reset; 0: the system's way."
+        "LingerTime", whole(0), 0, "Seconds that an orderly close may wait, then a reset; 0: the system's way."
     )
     local_port = Setting(
         "LocalPort",

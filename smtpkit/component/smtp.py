@@ -236,9 +236,12 @@ class SMTP(_Component):
 
     @_documented
     def interrupt(self) -> None:
-        """Make the method that is running raise ComponentError; does nothing where none is. From any thread."""
+        """Make the method that is running raise ComponentError, at its next wait; does nothing where none is.
+
+        From any thread, and in a handler. The error says what became of the mail.
+        """
         with self._guard:
-            if not self._work.idle and self._interruption is not None:
+            if not (self._work.idle or self._given_up or self._interruption is None):
                 self._given_up = True
                 self._interruption.ring()
 
@@ -263,9 +266,9 @@ class SMTP(_Component):
         return await connect_blocking(target, deadline, interruption=self._interruption)
 
     async def _ran(self, function: Callable[[], Any], deadline: float | None = None) -> Any:
-        from smtpkit.transport.connect import run_inline
+        from smtpkit.transport.connect import apart
 
-        return await run_inline(function, deadline)
+        return apart(function, deadline, self._interruption)  # such as a look-up on behalf of a firewall
 
     async def _written(self, function: Callable[[], Any]) -> Any:
         return function()
@@ -316,9 +319,9 @@ class AsyncSMTP(_Component):
     Handlers are plain functions, called in the loop's thread; ``events`` gives all seven events as one iterator.
     """
 
-    _scope: "anyio.CancelScope | None" = None
-    _home: Any = None  # the loop in which a method is running, and its thread
-    _thread: int = 0
+    _scope: "anyio.CancelScope | None" = None  # of the method that is running
+    _soon: Callable[[Callable[[], None]], object]  # has something called in its loop, from any thread
+    _thread = 0  # of its loop
 
     connect = _awaitable(Work.connect)
     disconnect = _awaitable(Work.disconnect)
@@ -334,18 +337,19 @@ class AsyncSMTP(_Component):
 
     @_documented
     def interrupt(self) -> None:
-        """Make the method that is running raise ComponentError; does nothing where none is. From any thread."""
-        with self._guard:
-            scope, home, thread = self._scope, self._home, self._thread
-        if scope is None:
-            return
-        if thread == threading.get_ident():
-            scope.cancel()
-            return
-        from anyio.from_thread import run_sync
+        """Make the method that is running raise ComponentError, at its next wait; does nothing where none is.
 
+        From any thread, and in a handler. The error says what became of the mail.
+        """
+        with self._guard:
+            scope = self._scope
+            if scope is None:
+                return
+            soon, thread = self._soon, self._thread
+        if thread == threading.get_ident():
+            scope.cancel()  # in a handler: before the next wait
         with suppress(RuntimeError):  # the loop has ended
-            run_sync(scope.cancel, token=home)
+            soon(scope.cancel)  # it wakes the loop, out of a signal handler too
 
     async def set_command(self, line: str) -> None:
         """Send a line to the server and wait for the reply, which LastReply has."""
@@ -368,8 +372,7 @@ class AsyncSMTP(_Component):
         self._work.notices.close()
 
     async def _run(self, body: Coroutine[Any, Any, T]) -> T:
-        import anyio
-        from anyio.lowlevel import checkpoint, current_token
+        from anyio.lowlevel import checkpoint
 
         try:
             await checkpoint()
@@ -377,9 +380,9 @@ class AsyncSMTP(_Component):
             body.close()
             raise
         self._enter(body)
-        with anyio.CancelScope() as scope:
-            with self._guard:
-                self._scope, self._home, self._thread = scope, current_token(), threading.get_ident()
+        scope = self._scope
+        assert scope is not None
+        with scope:
             try:
                 result = await body
             except SMTPError as error:
@@ -393,3 +396,12 @@ class AsyncSMTP(_Component):
             raise self._interrupted()
         self._raise_failure()
         return result
+
+    def _ready(self) -> None:
+        import anyio
+
+        from smtpkit.transport.connect import current_loop
+
+        loop: Any = current_loop()
+        self._soon = getattr(loop, "run_sync_soon", None) or loop.call_soon_threadsafe  # trio's, or asyncio's
+        self._scope, self._thread = anyio.CancelScope(), threading.get_ident()

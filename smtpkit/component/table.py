@@ -1,6 +1,6 @@
 """The table: every documented property and event, a row each. What it does is in ``compose``, ``choices``, ``work``."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from smtpkit.component import notices
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 FIREWALL_PORTS = {0: 0, 1: 80, 2: 1080, 3: 1080, 10: 1080}
 _CANNOT_NOW = 108  # a firewall property, while connected
 _FIREWALL = choice(none=0, tunnel=1, socks4=2, socks5=3, socks4a=10)
-_MECHANISM = choice(best=0, cram_md5=1, ntlm=2, apop=3, sasl_plain=4, digest_md5=5, kerberos=6, xoauth2=7)
+_MECHANISMS = choice(best=0, cram_md5=1, ntlm=2, apop=3, sasl_plain=4, digest_md5=5, kerberos=6, xoauth2=7)
 _COUNT = whole(0)
 
 
@@ -43,6 +43,13 @@ def _is_address(value: Any) -> str:
     return str(value)
 
 
+def _is_mechanism(value: Any) -> int:
+    if _MECHANISMS.right(value) == 3:
+        raise ComponentError(VALUE, "AuthMechanism: APOP is a login of POP3 and not of SMTP; 0 is the best there is")
+    return int(value)
+
+
+_MECHANISM = replace(_MECHANISMS, right=_is_mechanism)
 _ADDRESS: Kind[str] = Kind("empty, or an IP address of this machine", _is_address, _is_address)
 
 
@@ -78,23 +85,10 @@ class Properties(Table):
     def _set_firewall_port(self, kind: int) -> None:
         self.firewall_port = FIREWALL_PORTS[kind]
 
-    def _refuse_apop(self, mechanism: int) -> None:
-        if mechanism == 3:
-            del self._values["AuthMechanism"]
-            raise ComponentError(
-                VALUE, "AuthMechanism: APOP is a login of POP3 and not of SMTP; 0 is the best there is"
-            )
-
     # The server, the session, the login
 
     allow_extensions = Field("AllowExtensions", FLAG, True, "Say EHLO; False: HELO, and no extension is used.")
-    auth_mechanism = Field(
-        "AuthMechanism",
-        _MECHANISM,
-        0,
-        "How to log in, where User is set.",
-        then=lambda self, kind: self._refuse_apop(kind),
-    )
+    auth_mechanism = Field("AuthMechanism", _MECHANISM, 0, "How to log in, where User is set.")
     user = Field("User", TEXT, "", "Who logs in; empty: nobody.")
     password = Field("Password", SECRET, "", "The user's password.")
     mail_server = Field(

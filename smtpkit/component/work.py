@@ -183,7 +183,7 @@ class Work:
         self._mails = 0
         self._translator.through_firewall = chosen.proxy is not None
         rate = self.settings.max_transfer_rate
-        throttle = Throttle(rate, self._world.now()) if rate else None
+        throttle = Throttle(rate) if rate else None
         session = Session(chosen, self._opened, self._observers, throttle)
         self.session = await session.open(self._world, self._until, self._known)
         return session

@@ -17,6 +17,7 @@ from weakref import WeakKeyDictionary
 
 from smtpkit.errors import ChannelLost, UsageError
 from smtpkit.transport.connect import run_in_worker
+from smtpkit.transport.socket_stream import hurry, linger, lingers
 from smtpkit.transport.stream import RawSocket
 
 T = TypeVar("T")
@@ -232,6 +233,7 @@ class AsyncioStream(asyncio.BufferedProtocol):
         transport, self._transport = self._transport, None
         if transport is None:
             return
+        hurry(transport.get_extra_info("socket"))
         if self._loop.is_closed():
             # Nobody is left to call the transport back. Without this it would complain when it is collected; it is
             # asyncio's own last step, and other loops close their handles themselves.
@@ -244,8 +246,19 @@ class AsyncioStream(asyncio.BufferedProtocol):
             transport.abort()
 
     async def aclose(self) -> None:
+        raw: Any = self.raw_socket
+        seconds = 0 if raw is None else lingers(raw)
+        lingering = raw.dup() if seconds else None  # closed last, and not in the loop
         self.abort()
-        await asyncio.sleep(0)  # the transport closes the socket in the loop's next turn
+        try:
+            await asyncio.sleep(0)  # the transport closes the socket in the loop's next turn
+            if lingering is not None:
+                linger(lingering, seconds)
+                await self.run(lingering.close)
+        finally:
+            if lingering is not None:
+                hurry(lingering)
+                lingering.close()
 
     # Within
 

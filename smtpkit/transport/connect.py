@@ -23,7 +23,6 @@ T = TypeVar("T")
 S = TypeVar("S", bound="SocketStream")
 
 HEAD_START = 0.25  # seconds before the next address is tried as well (RFC 8305 section 8)
-RESOLVER_LOOK = 0.02  # seconds between looks at a resolver that may be interrupted
 BACKLOG_PAUSE = 0.01  # seconds before a local socket whose backlog is full is tried again
 
 
@@ -152,6 +151,35 @@ async def run_inline(function: Callable[[], T], deadline: float | None = None) -
     return result
 
 
+def apart(function: Callable[[], T], deadline: float | None, interruption: "Interruption | None" = None) -> T:
+    """Run something that blocks for who knows how long while the caller's thread waits.
+
+    It runs in a daemon thread, which is left behind with it when the deadline comes or the interruption. Raises what it
+    raises, TimeoutError, Interrupted.
+    """
+    import socket
+    import threading
+    from concurrent.futures import Future
+
+    from smtpkit.transport.blocking_stream import wait_for
+
+    result: Future[T] = Future()
+    ended, end = socket.socketpair()
+
+    def work() -> None:
+        with end:  # closed, it can be heard at the other one
+            try:
+                result.set_result(function())
+            except BaseException as error:  # noqa: BLE001  raised where the result is wanted
+                result.set_exception(error)
+
+    with ended:
+        threading.Thread(target=work, name="smtpkit apart", daemon=True).start()
+        if not wait_for(ended, reading=True, deadline=deadline, interruption=interruption):
+            raise TimeoutError("what ran apart took too long")
+    return result.result()
+
+
 def current_loop() -> object:
     """What stands for the running event loop, to be compared by identity: asyncio's loop, or trio's token."""
     loop = _asyncio_loop()
@@ -232,36 +260,21 @@ async def _addresses(target: Target) -> list[_Address]:
 def _addresses_blocking(
     target: Target, deadline: float | None, interruption: "Interruption | None" = None
 ) -> list[_Address]:
-    """As ``_addresses``; the resolver has no deadline, so a thread is left behind with it when ours comes."""
+    """As ``_addresses``, apart: the resolver has no deadline."""
     import socket
-    import threading
 
     known = _known_addresses(target)
     if known is not None:
         return known
-    found: list[Any] = []
-    failed: list[OSError] = []
-
-    def resolve() -> None:
-        try:
-            found.extend(socket.getaddrinfo(ascii_host(target.host), target.port, **_wanted(target)))
-        except OSError as error:
-            failed.append(error)
-
-    resolver = threading.Thread(target=resolve, name=f"resolve {target.host}", daemon=True)
-    resolver.start()
-    if interruption is None:
-        resolver.join(None if deadline is None else max(0.0, deadline - time.monotonic()))
-    else:
-        from smtpkit.transport.blocking_stream import wait_for
-
-        while resolver.is_alive() and (deadline is None or time.monotonic() < deadline):
-            wait_for(None, deadline=time.monotonic() + RESOLVER_LOOK, interruption=interruption)
-    if failed:
-        raise _unresolved(target, failed[0]) from failed[0]
-    if not found:
-        raise _too_late(target)
-    return _ways(found)
+    wanted = _wanted(target)
+    try:
+        return _ways(
+            apart(lambda: socket.getaddrinfo(ascii_host(target.host), target.port, **wanted), deadline, interruption)
+        )
+    except TimeoutError:
+        raise _too_late(target) from None
+    except OSError as error:
+        raise _unresolved(target, error) from error
 
 
 def _known_addresses(target: Target) -> list[_Address] | None:

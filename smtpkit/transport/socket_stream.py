@@ -3,6 +3,8 @@
 # ruff: noqa: D102 - the methods are those of Stream, which says what they do
 
 import socket
+import struct
+import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -18,6 +20,7 @@ PIECE = 256 * 1024
 RECEIVE = 64 * 1024  # larger ones are fresh pages from the system each time
 UNREAD = 1024 * 1024  # from here on the peer has to wait
 TURN = 256 * 1024  # after so many octets that never had to wait, others get a turn
+LINGER = struct.Struct("hh" if sys.platform == "win32" else "ii")  # SO_LINGER: is it on, and for how many seconds
 
 
 class SocketStream(ABC):
@@ -114,12 +117,15 @@ class SocketStream(ABC):
     def abort(self) -> None:
         self._closed = True
         if not self._busy:
-            self._socket.close()
+            self._close()
             return
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)  # wakes the user, who closes it: a descriptor in use is not closed
 
     async def aclose(self) -> None:
+        if not (self._closed or self._busy) and lingers(self._socket):
+            self._closed = True
+            await self.run(self._socket.close)
         self.abort()
 
     def _enter(self) -> None:
@@ -130,7 +136,11 @@ class SocketStream(ABC):
     def _leave(self) -> None:
         self._busy = False
         if self._closed:
-            self._socket.close()
+            self._close()
+
+    def _close(self) -> None:
+        hurry(self._socket)
+        self._socket.close()
 
     async def _share(self) -> None:
         self._given = 0
@@ -171,3 +181,24 @@ class SocketStream(ABC):
         lost = ChannelLost(f"The connection to {self.peer} was lost: {self._lost.strerror or self._lost}.")
         lost.__cause__ = self._lost
         return lost
+
+
+def lingers(raw: socket.socket) -> int:
+    """How many seconds closing it may wait for what is still to be sent; a reset, and the system's way, do not wait."""
+    try:
+        on, seconds = LINGER.unpack(raw.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER.size))
+    except OSError:  # it is closed already
+        return 0
+    return int(seconds) if on else 0
+
+
+def linger(raw: socket.socket, seconds: int) -> None:
+    """Let closing it wait so long; 0 is the system's way."""
+    raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER.pack(seconds > 0, seconds))
+
+
+def hurry(raw: socket.socket) -> None:
+    """Let closing it wait for nothing; what is still to be sent is the system's business, and a reset stays one."""
+    if lingers(raw):
+        with suppress(OSError):  # some systems refuse it where the peer has gone
+            linger(raw, 0)

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from smtpkit import SMTP, ComponentError
-from smtpkit.testing import Fault, Script, Server
+from smtpkit.testing import Script, Server
+from smtpkit.transport.blocking_stream import BlockingStream
 
 
 @pytest.fixture
@@ -205,26 +206,31 @@ def test_09_the_trail_has_no_secret_and_no_mail() -> None:
         assert "s3cret" not in repr(smtp)
 
 
-def test_10_timeout_nought_is_no_limit() -> None:
-    """0 waits as long as it takes; a number is of silence only, AbsoluteTimeout makes it of the whole."""
-    with Server(Script(delay={"EHLO": 0.6, "MAIL": 0.6})) as server:
-        smtp = ready(server, timeout=0)
+def test_10_timeout_nought_is_no_limit(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """0 is no limit, and not "at once"; a number is of each wait by itself, with AbsoluteTimeout of them all."""
+    deadlines: list[float | None] = []
+    receive = BlockingStream.receive
+
+    async def noting(stream: BlockingStream) -> bytes:
+        deadlines.append(stream.deadline)
+        return await receive(stream)
+
+    monkeypatch.setattr(BlockingStream, "receive", noting)
+    smtp = ready(server, timeout=0)
+
+    def waits() -> list[float | None]:
+        deadlines.clear()
         smtp.send()
-        smtp.timeout = 1
-        smtp.send()  # 1.2 s in all
-        smtp.config("AbsoluteTimeout=True")
-        with pytest.raises(ComponentError, match="total limit") as caught:
-            smtp.send()
-        assert caught.value.code == 201
-        assert len(server.received) == 2
-    with Server(Script(greeting=Fault("stall"))) as server:
-        smtp = ready(server, timeout=1)
-        with pytest.raises(ComponentError, match="connect limit"):
-            smtp.connect()
-        smtp.timeout = 0
-        smtp.config("ConnectionTimeout=1")
-        with pytest.raises(ComponentError, match="connect limit"):
-            smtp.connect()
+        return deadlines[:-1]  # QUIT has a limit of its own
+
+    assert set(waits()) == {None}
+    smtp.timeout = 60
+    assert len(set(waits())) > 2
+    smtp.config("AbsoluteTimeout=True")
+    assert len(set(waits())) == 1
+    smtp.config("ConnectionTimeout=30")
+    connecting, *_, last = waits()
+    assert connecting != last
 
 
 def test_11_helo_where_ehlo_is_refused() -> None:

@@ -4,13 +4,8 @@ The table of them stands at the end of the output.
 """
 
 import asyncio
-import os
 import ssl
-import tempfile
-from collections.abc import Iterator
-from contextlib import ExitStack
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -18,14 +13,11 @@ import pytest
 from smtpkit import Authenticated, AuthenticationRefused, Client, Connected, SyncClient, UsageError
 from smtpkit.options import OptionKeywords
 from tests.servers import dovecot, kdc, postfix
-from tests.servers.dovecot import Dovecot
+from tests.servers.conftest import AT_POSTFIX, BY_PASSWORD, Servers, need
 from tests.servers.kdc import KDC
-from tests.servers.postfix import Postfix
 
 MAIL = b"From: ann@example.test\r\nTo: bob@example.test\r\nSubject: a login\r\n\r\nhello\r\n"
 MODES = ("none", "starttls", "implicit")
-BY_PASSWORD = ("PLAIN", "LOGIN", "CRAM-MD5", "DIGEST-MD5", "SCRAM-SHA-1", "SCRAM-SHA-256")
-AT_POSTFIX = (*BY_PASSWORD, "SCRAM-SHA-512", "NTLM", "GSSAPI", "ANONYMOUS")
 AT_DOVECOT = (*BY_PASSWORD, "OAUTHBEARER", "XOAUTH2", "GSSAPI", "EXTERNAL")
 CELLS = [
     (server, mechanism, mode)
@@ -49,38 +41,6 @@ class Table:
         for server, mechanism in dict.fromkeys(cell[:2] for cell in self.cells):
             row = (" ".join(self.cells.get((server, mechanism, mode), ["-"])) for mode in MODES)
             terminalreporter.write_line(f"{server:9}{mechanism:15}" + "".join(f"{faces:20}" for faces in row))
-
-
-class Servers(NamedTuple):
-    """The servers of this module. ``kdc`` is None where there is none."""
-
-    postfix: Postfix
-    dovecot: Dovecot
-    kdc: KDC | None
-
-
-def _need(reason: str | None, what: str) -> None:
-    if reason is not None and os.environ.get("CI"):
-        pytest.fail(f"CI needs {what}: {reason}")
-    if reason is not None:
-        pytest.skip(reason)
-
-
-@pytest.fixture(scope="module")
-def servers() -> Iterator[Servers]:
-    """A Postfix that offers all it can, a Dovecot that relays to it, and a KDC for both where there is one."""
-    _need(postfix.why_not(), "Postfix")
-    _need(dovecot.why_not(), "Dovecot")
-    with ExitStack() as stack:
-        home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="logins-", ignore_cleanup_errors=True)))
-        home.chmod(0o755)
-        for folder in ("postfix", "dovecot", "kdc"):
-            (home / folder).mkdir()
-        kerberos = stack.enter_context(KDC(home / "kdc")) if kdc.why_not() is None else None
-        environment = kerberos.server if kerberos else {}
-        first = stack.enter_context(Postfix(home / "postfix", " ".join(AT_POSTFIX), environment, "localhost"))
-        second = stack.enter_context(Dovecot(home / "dovecot", first.port, environment))
-        yield Servers(first, second, kerberos)
 
 
 @pytest.fixture(scope="session")
@@ -144,7 +104,7 @@ def test_login(
     server, mechanism, mode = cell
     if mechanism == "GSSAPI":
         pytest.importorskip("gssapi", reason="the extra kerberos is not installed", exc_type=ImportError)
-        _need(kdc.why_not(), "a KDC")
+        need(kdc.why_not(), "a KDC")
         assert servers.kdc is not None
         for name, value in servers.kdc.client.items():
             monkeypatch.setenv(name, value)
@@ -196,7 +156,7 @@ def test_best(servers: Servers, server: str, best: str) -> None:
 def kerberos(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> KDC:
     """The KDC, known to this process, which has no ticket and no key."""
     pytest.importorskip("gssapi", reason="the extra kerberos is not installed", exc_type=ImportError)
-    _need(kdc.why_not(), "a KDC")
+    need(kdc.why_not(), "a KDC")
     assert servers.kdc is not None
     for name, value in {**servers.kdc.config, "KRB5CCNAME": "MEMORY:none", "KRB5_CLIENT_KTNAME": "FILE:/none"}.items():
         monkeypatch.setenv(name, value)

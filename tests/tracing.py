@@ -160,7 +160,10 @@ def run(traced: list[str], folder: Path) -> Run:
 
 
 def _calls(log: str, threads: list[str]) -> tuple[Call, ...]:
-    """The calls of a log. A thread that was not there when the work began has the number behind the last."""
+    """The calls of a log, but for those of threads that begin later: nobody could attach to one before it makes them.
+
+    Such a thread looks up a name or reads certificates, and has nothing to do with the spool.
+    """
     counts: Counter[tuple[int, str]] = Counter()
     found: list[Call] = []
     begun = False
@@ -168,7 +171,10 @@ def _calls(log: str, threads: list[str]) -> tuple[Call, ...]:
         match = _CALL.match(line)
         if match is None:
             continue
-        thread = threads.index(match[1]) if match[1] in threads else len(threads)
+        if threads and match[1] not in threads:
+            assert "/spool" not in match[3], line
+            continue
+        thread = threads.index(match[1]) if threads else 0
         counts[thread, match[2]] += 1
         if begun:
             found.append(Call(match[2], counts[thread, match[2]], match[3], thread))

@@ -10,7 +10,7 @@ import re
 import secrets
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from smtpkit.errors import InvalidMail
 from smtpkit.message.address import UNSAFE, Mailbox
@@ -18,6 +18,7 @@ from smtpkit.message.address import UNSAFE, Mailbox
 LONGEST_LINE = 998  # octets without CRLF (RFC 5322 section 2.1.1)
 LONGEST_HEADER = 1_048_576  # octets
 NEVER_SENT = ("bcc", "resent-bcc")
+_IN_NEVER_SENT = b"bcc"  # in each of their names
 ADDRESS_FIELDS = frozenset(
     prefix + name for prefix in ("", "resent-") for name in ("from", "sender", "reply-to", "to", "cc", "bcc")
 )
@@ -140,19 +141,19 @@ def header_end(octets: bytes | bytearray, *, searched: int = 0, at_end: bool = F
     return len(octets) if at_end else None
 
 
-def without(header: bytes, names: Sequence[str] = NEVER_SENT) -> bytes:
-    """The header without the fields named (in lower case) and their folded lines; every other octet stays.
+def without(header: bytes) -> bytes:
+    """The header without the fields that are never sent and their folded lines; every other octet stays.
 
     But where something goes, a CR at the end becomes CRLF: else it would take the LF of an empty line for its own.
     """
-    if not any(map(header.lower().__contains__, map(str.encode, names))):
+    if _IN_NEVER_SENT not in header.lower():
         return header
     kept = []
     dropping = False
     for line in header.splitlines(keepends=True):
         if line[:1] not in {b" ", b"\t"}:
             start = _FIELD_READ.match(line)
-            dropping = start is not None and start[1].decode().lower() in names
+            dropping = start is not None and start[1].decode().lower() in NEVER_SENT
         if not dropping:
             kept.append(line)
     octets = b"".join(kept)

@@ -19,6 +19,7 @@ from smtpkit.message import header as fields
 from smtpkit.message.address import (
     Mailbox,
     address_of,
+    addresses_of,
     mailbox_of,
     mailboxes_of,
     parse_mailboxes,
@@ -226,17 +227,17 @@ def _envelope(
     if recipients is None:
         prefix = _prefix(found)
         mailboxes = [one for name in ("to", "cc", "bcc") for one in _mailboxes(found, prefix + name)]
-        if not mailboxes:
+        addresses = [mailbox.address for mailbox in mailboxes]
+        if not addresses:
             raise InvalidMail('recipients: the header has none; give recipients=["bob@example.com"]')
     else:
-        mailboxes = mailboxes_of(recipients, "recipients")
-        if not mailboxes:
+        addresses = addresses_of(recipients, "recipients")
+        if not addresses:
             raise InvalidMail('recipients: nobody to send to; give recipients=["bob@example.com"]')
-    addresses = [mailbox.address for mailbox in mailboxes]
-    if len({address.lower() for address in addresses}) < len(addresses):
+    if len(addresses) > 1 and len({address.lower() for address in addresses}) < len(addresses):
         addresses = _once_each(addresses)
     paths = _forward_paths(addresses, dsn, required=required)
-    utf8 = utf8 or not (reverse_path.isascii() and all(map(str.isascii, addresses)))
+    utf8 = utf8 or not reverse_path.isascii() or not "".join(addresses).isascii()
     return Envelope(reverse_path, paths, utf8, dsn.ret, dsn.envelope_id)
 
 

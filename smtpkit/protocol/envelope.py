@@ -155,7 +155,7 @@ class Envelope:
     @property
     def addresses_are_ascii(self) -> bool:
         """Can every address be said without SMTPUTF8?"""
-        return self.reverse_path.isascii() and all(map(str.isascii, [path.address for path in self.forward_paths]))
+        return self.reverse_path.isascii() and "".join([path.address for path in self.forward_paths]).isascii()
 
     @property
     def dsn(self) -> bool:

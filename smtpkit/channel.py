@@ -18,7 +18,7 @@ from smtpkit.options import Limits
 from smtpkit.protocol.command import Bdat, Command, EndMark
 from smtpkit.protocol.mail_data import END_MARK, Transparency
 from smtpkit.protocol.reply import MalformedReply, Reply, ReplyLimits, ReplyReader
-from smtpkit.protocol.steps import Hear, Lost, Pass, Procedure, Run, Say, Secure, Step, Transfer, Transferred
+from smtpkit.protocol.steps import Hear, Lost, Pass, Procedure, Say, Secure, Transfer, Transferred
 from smtpkit.telling import Telling
 from smtpkit.throttle import Throttle
 from smtpkit.transport.stream import Stream
@@ -37,7 +37,7 @@ class Started(Generic[T]):
     def __init__(self, procedure: Procedure[T], item: object) -> None:
         self.procedure = procedure
         self.item = item
-        self.step: Step | None = None  # the one it waits at
+        self.step: Any = None  # the one it waits at
         self.passed = self.ended = False
         self.heard = 0  # replies
         self.end = 0.0  # where its last octet stands in all that was said; inf while its mail data is half said
@@ -157,8 +157,8 @@ class Channel:
         while self._queue:
             started = self._queue[0]
             why = others if started.step is None or type(started.step) is Hear else cause
-            while type(started.step) is Hear and not started.ended and (reply := self._last_reply(started)):
-                self._resume(started, reply)
+            while type(started.step) is Hear and not started.ended and (heard := self._hear_at_last(started)):
+                self._resume(started, heard)
                 if type(started.step) is not Hear:
                     started.end = inf  # what it would say now is never said
             if not started.ended:
@@ -185,18 +185,18 @@ class Channel:
     async def _give(self) -> None:
         """Give the next reply to the oldest."""
         oldest = self._queue[0]
-        reply = self._at_hand(oldest)
-        if reply is None:
+        heard = self._hear(oldest)
+        if heard is None:
             await self._flush()
             self._set_deadline(self._owed[0][0].limit)
-        while reply is None:
+        while heard is None:
             octets = await self.stream.receive()
             if not octets:
                 raise ChannelLost("the server closed the connection")
             self._looked = False
             self._reader.feed(octets)
-            reply = self._at_hand(oldest)
-        await self._run(oldest, reply)
+            heard = self._hear(oldest)
+        await self._run(oldest, heard)
 
     async def _run(self, started: Started[Any], value: object) -> None:
         """Perform the steps of a procedure until it must hear what is not at hand, or ends."""
@@ -205,25 +205,24 @@ class Channel:
             if started.ended:
                 return
             step, value = started.step, None
-            if type(step) is Hear:
-                value = self._at_hand(started)
+            kind = type(step)
+            if kind is Hear:
+                value = self._hear(started)
                 if value is None:
                     return
-                continue
-            match step:
-                case Say(commands=commands):
-                    self._say(commands, started)
-                    if self._said - self._spoken >= GATHER:
-                        await self._flush()
-                case Transfer():
-                    value = await self._transfer(step, started)
-                case Pass():
-                    started.passed = True
-                case Secure():
-                    await self._begin_tls()
-                case Run(function=function):
-                    value = await self.stream.run(function)
-                    self._looked = False
+            elif kind is Say:
+                self._say(step.commands, started)
+                if self._said - self._spoken >= GATHER:
+                    await self._flush()
+            elif kind is Transfer:
+                value = await self._transfer(step, started)
+            elif kind is Pass:
+                started.passed = True
+            elif kind is Secure:
+                await self._begin_tls()
+            else:
+                value = await self.stream.run(step.function)
+                self._looked = False
 
     def _resume(self, started: Started[Any], value: object) -> None:
         """Send a value, or throw Lost, into a procedure; note the step it yields, or how it ended."""
@@ -243,7 +242,9 @@ class Channel:
     def _end(self, started: Started[Any], error: Exception | None) -> None:
         started.error, started.ended, started.passed = error, True, True
         self._queue.remove(started)
-        if error is None and not any(whose is started for _, whose, _ in self._owed):
+        # Only the oldest has heard, only the newest has spoken: what it is owed is the first of all, or the last.
+        owed = self._owed
+        if error is None and not (owed and (owed[0][1] is started or owed[-1][1] is started)):
             return
         started.procedure.close()
         if not self._over:
@@ -268,6 +269,20 @@ class Channel:
     def _tell(self, kind: type[Event], started: Started[Any], **what: Any) -> None:
         """Keep what to tell until what is gathered is written: an event never runs ahead of its octets."""
         self._untold.append((kind, {"item": started.item, **what}))
+
+    def _hear(self, started: Started[Any]) -> Reply | list[Reply] | None:
+        """What has arrived of that which the procedure waits to hear."""
+        reply = self._at_hand(started)
+        most = started.step.most
+        if reply is None or not most:
+            return reply
+        replies = [reply]
+        try:
+            while len(replies) < most and not reply.closing and (reply := self._at_hand(started)):
+                replies.append(reply)
+        except MalformedReply:  # it is again when nothing is heard before it
+            return replies
+        return replies
 
     def _at_hand(self, started: Started[Any]) -> Reply | None:
         """The reply this procedure is owed, if it is the next one due and has arrived."""
@@ -347,9 +362,9 @@ class Channel:
         except (ChannelLost, TimeoutError):
             return
 
-    def _last_reply(self, started: Started[Any]) -> Reply | None:
+    def _hear_at_last(self, started: Started[Any]) -> Reply | list[Reply] | None:
         try:
-            return self._at_hand(started)
+            return self._hear(started)
         except MalformedReply:
             self._reader = ReplyReader()
         except RuntimeError:

@@ -154,7 +154,7 @@ def _valid(display_name: str, local_part: str, domain: str) -> Mailbox:
 
 def address_of(text: str, name: str) -> str:
     """The address on the wire of one mailbox, ``ann@example.com`` or ``Ann <ann@example.com>``. Raises InvalidMail."""
-    plain = _PLAIN.match(text) if isinstance(text, str) else None
+    plain = _PLAIN.match(text) if type(text) is str else None
     return plain[2] if plain is not None else mailbox_of(text, name).address
 
 

@@ -52,7 +52,7 @@ from smtpkit.protocol.extension import NOTHING, Extensions
 from smtpkit.protocol.mail_data import MailData
 from smtpkit.protocol.mechanism import Identity, Mechanism
 from smtpkit.protocol.reply import Reply
-from smtpkit.protocol.steps import HEAR, PASS, Lost, Procedure, Run, Say, Secure, Step, Transfer, Transferred
+from smtpkit.protocol.steps import HEAR, PASS, Hear, Lost, Procedure, Run, Say, Secure, Step, Transfer, Transferred
 
 # More commands than this are never unanswered at once: their replies would fill the buffers between us.
 MOST_UNANSWERED = 200
@@ -394,20 +394,20 @@ class _Verdict:
         if reply.closing:
             raise ServiceClosing(reply, command.verb)
         match command:
-            case Rcpt() if reply.positive:
-                self.accepted.append(command.path)
-            case Mail() if reply.positive:
-                pass
             case Data():
                 self.data = reply
+            case Rcpt() if reply.positive:
+                self.accepted.append(command.path)
+            case _ if reply.positive:
+                pass
             case Mail() if reply.negative:
                 self.sender = reply
             case Rcpt() if reply.negative:
                 if self.sender is None:
                     self.refused[command.path] = reply
-            case Rset() if not reply.positive:
+            case Rset():
                 raise Refused(reply, "RSET")
-            case _ if not reply.positive:
+            case _:
                 raise ProtocolViolation(f"{command.verb} answered by {reply}")
 
     @property
@@ -502,8 +502,11 @@ def _transact(plan: Plan, verdict: _Verdict, *, reset: bool) -> Generator[Step, 
             transferred = yield Transfer(plan.mail_data, chunked=True)
             if transferred.whole:
                 yield PASS
-        for command in said:
-            verdict.judge(command, (yield HEAR))
+        heard = 0
+        while heard < len(said):
+            for reply in (yield Hear(len(said) - heard)):
+                verdict.judge(said[heard], reply)
+                heard += 1
     if (error := verdict.stopped) is not None:
         verdict.error = error
         if transferred is not None:

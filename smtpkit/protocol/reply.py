@@ -103,7 +103,7 @@ class Reply:
 
 
 class ReplyReader:
-    """Takes replies out of octets, however they are split.
+    """Takes replies out of octets, however they are split. What is malformed is so each time it is asked for.
 
     ``feed`` adds what has arrived; ``next`` returns the next whole reply or None. ``pending`` says whether octets are
     left that no reply has been made of. A server says the same few lines again and again: a short line that was read
@@ -137,11 +137,10 @@ class ReplyReader:
         """The next whole reply, or None if more octets are needed. Raises MalformedReply."""
         while self._at < len(self._lines):
             line = self._lines[self._at]
+            reply = self._known.get(line)
+            if reply is None or self._texts:
+                reply = self._read(line, limits)
             self._at += 1
-            known = self._known.get(line)
-            if known is not None and not self._texts:
-                return known
-            reply = self._read(line, limits)
             if reply is not None:
                 return reply
         if len(self._rest) > limits.line:

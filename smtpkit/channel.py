@@ -25,6 +25,7 @@ from smtpkit.transport.stream import Stream
 
 T = TypeVar("T")
 GATHER = 65_536  # octets gathered before they are written without need, and of a piece of mail data
+END = EndMark()
 UNASKED = "the server spoke without being asked"
 LAST_WORDS = 1.0  # seconds given to the server's last words after a failed write
 
@@ -86,6 +87,7 @@ class Channel:
         self._over = False
         self._looked = False  # nothing had arrived a moment ago, and nothing was waited for since
         self._limit = "timeout"
+        self._begun = 0.0  # when the mail data under way began
 
     @property
     def broken(self) -> bool:
@@ -261,11 +263,6 @@ class Channel:
                 self._tell(CommandSent, started, text=str(command), secured=self.secured)
         self._said = started.end = said
 
-    def _put(self, octets: bytes, started: Started[Any]) -> None:
-        self._out.append(octets)
-        self._said += len(octets)
-        started.end = self._said
-
     def _tell(self, kind: type[Event], started: Started[Any], **what: Any) -> None:
         """Keep what to tell until what is gathered is written: an event never runs ahead of its octets."""
         self._untold.append((kind, {"item": started.item, **what}))
@@ -403,60 +400,83 @@ class Channel:
 
     async def _transfer(self, step: Transfer, started: Started[Any]) -> Transferred:
         """Send the mail data, piece by piece; stop where the server answers before its end."""
-        data, throttle = step.mail_data, self._throttle
-        framed = step.chunked and data.size is None  # a BDAT for each piece: the size of the whole is not known
-        transparency = None if step.chunked or data.wire_safe else Transparency()
-        begun, done, due, size = self.stream.now(), 0, step.due, data.size or 0
+        data = step.mail_data
+        telling = Telling(data, self._throttle.piece if self._throttle else GATHER, self.stream.run)
         if self._observers.heard:
+            self._begun = self.stream.now()
             self._tell(TransferStarted, started, size=data.size)
-        if step.chunked and not framed:
-            self._say((Bdat(size, last=True),), started)
-        elif not step.chunked:
-            self._owed.append((EndMark(), started, inf))
-        telling = Telling(data, throttle.piece if throttle else GATHER, self.stream.run)
+        started.end = inf
         try:
-            while not telling.ended:
-                started.end = inf
-                piece = await telling.next()
-                self._looked = self._looked and telling.at_once
-                done += len(piece)
-                if framed:
-                    if self._refused_early():
-                        return Transferred(due - step.due, whole=False)
-                    self._say((Bdat(len(piece), telling.ended),), started)
-                    due += not telling.ended
-                elif len(self._owed) == 1 and self._has_arrived():
-                    self._mark(self._spoken)
-                    return Transferred(1, whole=False, in_step=False)
-                elif step.chunked and (done > size or (telling.ended and done < size)):
-                    raise InvalidMail(f"mail data: its source gave {done} octets, not {size} as before")
-                if transparency is not None:
-                    piece = transparency.double(piece)
-                self._put(piece, started)
-                if framed or telling.ended:
-                    self._mark(self._said)
-                else:
-                    self._mark(inf)
-                    started.end = inf
-                if throttle is not None:
-                    await self.stream.sleep_until(throttle.take(len(piece), self.stream.now()))
-                    self._looked = False
-                if self._observers.heard:
-                    took = self.stream.now() - begun
-                    self._tell(TransferProgress, started, done=done, size=data.size, rate=done / took if took else 0.0)
-                if not telling.ended:
-                    started.end = inf
-                    await self._write()
+            if step.chunked and data.size is None:
+                return await self._transfer_in_chunks(step, telling, started)
+            return await self._transfer_whole(step, telling, started)
         finally:
             if not telling.ended:
                 await telling.aclose()
+
+    async def _transfer_whole(self, step: Transfer, telling: Telling, started: Started[Any]) -> Transferred:
+        """In DATA form, or as one BDAT."""
+        data = step.mail_data
+        transparency = None if step.chunked or data.wire_safe else Transparency()
+        if step.chunked:
+            self._say((Bdat(data.size or 0, last=True),), started)
+            self._mark(inf)
+            started.end = inf
+        else:
+            self._owed.append((END, started, inf))
+        while not telling.ended:
+            piece = await telling.next()
+            self._looked = self._looked and telling.at_once
+            if len(self._owed) == 1 and self._has_arrived():
+                self._mark(self._spoken)
+                return Transferred(1, whole=False, in_step=False)
+            if step.chunked and data.size is not None and (
+                telling.done > data.size or (telling.ended and telling.done < data.size)
+            ):
+                raise InvalidMail(f"mail data: its source gave {telling.done} octets, not {data.size} as before")
+            await self._put(piece if transparency is None else transparency.double(piece), telling, started)
         if not step.chunked:
-            self._put(END_MARK, started)
-            self._mark(self._said)
-        for _ in range(step.due - 1):
-            self._owed.append((EndMark(), started, self._said))
+            self._out.append(END_MARK)
+            self._said += len(END_MARK)
+        self._mark(self._said)
+        return self._transferred(step.due, step.due - 1, telling, started)
+
+    async def _transfer_in_chunks(self, step: Transfer, telling: Telling, started: Started[Any]) -> Transferred:
+        """As a BDAT for each piece, since the size of the whole is not known."""
+        chunks = 0
+        while not telling.ended:
+            piece = await telling.next()
+            self._looked = self._looked and telling.at_once
+            if self._refused_early():
+                return Transferred(chunks, whole=False)
+            self._say((Bdat(len(piece), telling.ended),), started)
+            chunks += 1
+            started.end = inf
+            self._mark(self._said + len(piece))
+            await self._put(piece, telling, started)
+        return self._transferred(chunks + step.due - 1, step.due - 1, telling, started)
+
+    async def _put(self, piece: bytes, telling: Telling, started: Started[Any]) -> None:
+        """Put a piece of mail data into what is gathered, which is written behind all but the last."""
+        self._out.append(piece)
+        self._said += len(piece)
+        if self._throttle is not None:
+            await self.stream.sleep_until(self._throttle.take(len(piece), self.stream.now()))
+            self._looked = False
         if self._observers.heard:
-            self._tell(TransferEnded, started, done=done, took=self.stream.now() - begun)
+            took, done = self.stream.now() - self._begun, telling.done
+            rate = done / took if took else 0.0
+            self._tell(TransferProgress, started, done=done, size=telling.size, rate=rate)
+        if not telling.ended:
+            await self._write()
+
+    def _transferred(self, due: int, more: int, telling: Telling, started: Started[Any]) -> Transferred:
+        """All of it is said, and ``more`` replies are owed than were asked for."""
+        started.end = self._said
+        for _ in range(more):
+            self._owed.append((END, started, self._said))
+        if self._observers.heard:
+            self._tell(TransferEnded, started, done=telling.done, took=self.stream.now() - self._begun)
         return Transferred(due)
 
     def _mark(self, end: float) -> None:

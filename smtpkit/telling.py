@@ -16,13 +16,17 @@ _DRY = object()  # what a source that has ended gives
 class Telling:
     """Mail data piece by piece. ``ended`` is set with the last piece; a fault in the source is InvalidMail.
 
+    ``done``: the octets told so far; ``size``: those of the whole, or None.
+
     ``at_once``: all of it is in memory, so that a piece is not waited for.
     """
 
-    __slots__ = ("_chunk", "_chunks", "_ends", "_left", "_piece", "_run", "at_once", "ended")
+    __slots__ = ("_chunk", "_chunks", "_ends", "_left", "_piece", "_run", "at_once", "done", "ended", "size")
 
     def __init__(self, mail_data: MailData, piece: int, run: Runner) -> None:
         self.ended = False
+        self.done = 0
+        self.size = mail_data.size
         self._piece = piece
         self._run = run if mail_data.blocking else None
         self._ends = None if mail_data.mended else LineEnds(strict=mail_data.strict)
@@ -61,7 +65,9 @@ class Telling:
             self.ended = True
             if self._ends is not None:
                 parts.append(self._ends.end())
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        told = parts[0] if len(parts) == 1 else b"".join(parts)
+        self.done += len(told)
+        return told
 
     async def aclose(self) -> None:
         """Let go of the source; files are closed here when it is left before its end.

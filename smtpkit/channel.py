@@ -17,7 +17,7 @@ from smtpkit.observers import Observers
 from smtpkit.options import Limits
 from smtpkit.protocol.command import Bdat, Command, EndMark
 from smtpkit.protocol.mail_data import END_MARK, Transparency
-from smtpkit.protocol.reply import MalformedReply, Reply, ReplyLimits, ReplyReader
+from smtpkit.protocol.reply import MalformedReply, Reply, ReplyReader
 from smtpkit.protocol.steps import Hear, Lost, Pass, Procedure, Say, Secure, Transfer, Transferred
 from smtpkit.telling import Telling
 from smtpkit.throttle import Throttle
@@ -159,13 +159,16 @@ class Channel:
         while self._queue:
             started = self._queue[0]
             why = others if started.step is None or type(started.step) is Hear else cause
-            while type(started.step) is Hear and not started.ended and (heard := self._hear_at_last(started)):
-                self._resume(started, heard)
-                if type(started.step) is not Hear:
-                    started.end = inf  # what it would say now is never said
-            if not started.ended:
-                self._resume(started, Lost(why, spoken=started.end <= self._spoken, last_words=self._last_words()))
-            if not started.ended:
+            try:
+                while type(started.step) is Hear and (heard := self._hear_at_last(started)):
+                    started.step = started.procedure.send(heard)
+                    if type(started.step) is not Hear:
+                        started.end = inf  # what it would say now is never said
+                lost = Lost(why, spoken=started.end <= self._spoken, last_words=self._last_words())
+                started.procedure.throw(lost)
+            except Exception as how:  # noqa: BLE001  raised by finish
+                self._end(started, how)
+            else:
                 self._end(started, why)
 
     def _fail(self, error: BaseException) -> None:
@@ -185,7 +188,7 @@ class Channel:
                 raise error
 
     async def _give(self) -> None:
-        """Give the next reply to the oldest."""
+        """Give the oldest what it waits to hear."""
         oldest = self._queue[0]
         heard = self._hear(oldest)
         if heard is None:
@@ -202,12 +205,15 @@ class Channel:
 
     async def _run(self, started: Started[Any], value: object) -> None:
         """Perform the steps of a procedure until it must hear what is not at hand, or ends."""
+        step: Any
+        resume = started.procedure.send
         while True:
-            self._resume(started, value)
-            if started.ended:
+            try:
+                step = started.step = resume(value)
+            except Exception as error:  # noqa: BLE001  raised by finish
+                self._end(started, error)
                 return
-            step, value = started.step, None
-            kind = type(step)
+            value, kind = None, type(step)
             if kind is Hear:
                 value = self._hear(started)
                 if value is None:
@@ -226,31 +232,21 @@ class Channel:
                 value = await self.stream.run(step.function)
                 self._looked = False
 
-    def _resume(self, started: Started[Any], value: object) -> None:
-        """Send a value, or throw Lost, into a procedure; note the step it yields, or how it ended."""
-        try:
-            if type(value) is Lost:
-                started.step = started.procedure.throw(value)
-            else:
-                started.step = started.procedure.send(value)
-        except StopIteration as stop:
-            started.result = stop.value
-            self._end(started, None)
-        except Lost as lost:
-            self._end(started, lost.verdict)
-        except Exception as error:  # noqa: BLE001  raised by finish
-            self._end(started, error)
-
-    def _end(self, started: Started[Any], error: Exception | None) -> None:
-        started.error, started.ended, started.passed = error, True, True
+    def _end(self, started: Started[Any], how: Exception) -> None:
+        """Note how a procedure ended: StopIteration with its result, or an error."""
+        if isinstance(how, StopIteration):
+            started.result = how.value
+        else:
+            started.error = how.verdict if isinstance(how, Lost) else how
+        started.ended = started.passed = True
         self._queue.remove(started)
         # Only the oldest has heard, only the newest has spoken: what it is owed is the first of all, or the last.
         owed = self._owed
-        if error is None and not (owed and (owed[0][1] is started or owed[-1][1] is started)):
+        if started.error is None and not (owed and (owed[0][1] is started or owed[-1][1] is started)):
             return
         started.procedure.close()
         if not self._over:
-            self.abandon(ChannelLost(f"the session ended with an earlier procedure: {error}"))
+            self.abandon(ChannelLost(f"the session ended with an earlier procedure: {started.error}"))
 
     def _say(self, commands: tuple[Command, ...], started: Started[Any]) -> None:
         said = self._said
@@ -268,17 +264,17 @@ class Channel:
         self._untold.append((kind, {"item": started.item, **what}))
 
     def _hear(self, started: Started[Any]) -> Reply | list[Reply] | None:
-        """What has arrived of that which the procedure waits to hear."""
-        reply = self._at_hand(started)
+        """What has arrived of that which a procedure waits to hear."""
         most = started.step.most
+        reply = self._at_hand(started)
         if reply is None or not most:
             return reply
         replies = [reply]
         try:
-            while len(replies) < most and not reply.closing and (reply := self._at_hand(started)):
+            while len(replies) < most and not reply.closing and (reply := self._at_hand(started)) is not None:
                 replies.append(reply)
-        except MalformedReply:  # it is again when nothing is heard before it
-            return replies
+        except MalformedReply:  # it is malformed again when it is the first to be heard
+            pass
         return replies
 
     def _at_hand(self, started: Started[Any]) -> Reply | None:
@@ -288,29 +284,21 @@ class Channel:
         command, whose, end = self._owed[0]
         if whose is not started or end > self._spoken:
             return None
-        reply = self._next(command.replies)
+        if self._early:
+            reply: Reply | None = self._early.popleft()
+        else:
+            limits = command.replies
+            if self._reply_line is not None:
+                limits = limits._replace(line=min(limits.line, self._reply_line))
+            reply = self._reader.next(limits)
         if reply is not None:
             self._owed.popleft()
             started.heard += 1
             if self._observers.heard:
-                self._observers.emit(
-                    ReplyReceived(
-                        at=self.stream.now(),
-                        session=self._session,
-                        item=started.item,
-                        reply=command.show(reply),
-                        secured=self.secured,
-                    )
-                )
+                at, item, shown = self.stream.now(), started.item, command.show(reply)
+                told = ReplyReceived(at=at, session=self._session, item=item, reply=shown, secured=self.secured)
+                self._observers.emit(told)
         return reply
-
-    def _next(self, limits: ReplyLimits) -> Reply | None:
-        """The next reply that has arrived."""
-        if self._early:
-            return self._early.popleft()
-        if self._reply_line is not None:
-            limits = limits._replace(line=min(limits.line, self._reply_line))
-        return self._reader.next(limits)
 
     async def _flush(self) -> None:
         """Write what was gathered; where nothing is owed for what was written before, nothing may have arrived."""
@@ -430,8 +418,10 @@ class Channel:
             if len(self._owed) == 1 and self._has_arrived():
                 self._mark(self._spoken)
                 return Transferred(1, whole=False, in_step=False)
-            if step.chunked and data.size is not None and (
-                telling.done > data.size or (telling.ended and telling.done < data.size)
+            if (
+                step.chunked
+                and data.size is not None
+                and (telling.done > data.size or (telling.ended and telling.done < data.size))
             ):
                 raise InvalidMail(f"mail data: its source gave {telling.done} octets, not {data.size} as before")
             await self._put(piece if transparency is None else transparency.double(piece), telling, started)

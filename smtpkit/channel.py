@@ -17,7 +17,7 @@ from smtpkit.observers import Observers
 from smtpkit.options import Limits
 from smtpkit.protocol.command import Bdat, Command, EndMark
 from smtpkit.protocol.mail_data import END_MARK, Transparency
-from smtpkit.protocol.reply import MalformedReply, Reply, ReplyReader
+from smtpkit.protocol.reply import MalformedReply, Reply, ReplyLimits, ReplyReader
 from smtpkit.protocol.steps import Hear, Lost, Pass, Procedure, Say, Secure, Transfer, Transferred
 from smtpkit.telling import Telling
 from smtpkit.throttle import Throttle
@@ -249,13 +249,13 @@ class Channel:
             self.abandon(ChannelLost(f"the session ended with an earlier procedure: {started.error}"))
 
     def _say(self, commands: tuple[Command, ...], started: Started[Any]) -> None:
-        said = self._said
+        said, out, owed, heard = self._said, self._out, self._owed, self._observers.heard
         for command in commands:
             octets = command.render()
-            self._out.append(octets)
+            out.append(octets)
             said += len(octets)
-            self._owed.append((command, started, said))
-            if octets and self._observers.heard:
+            owed.append((command, started, said))
+            if heard and octets:
                 self._tell(CommandSent, started, text=str(command), secured=self.secured)
         self._said = started.end = said
 
@@ -265,40 +265,46 @@ class Channel:
 
     def _hear(self, started: Started[Any]) -> Reply | list[Reply] | None:
         """What has arrived of that which a procedure waits to hear."""
-        most = started.step.most
-        reply = self._at_hand(started)
-        if reply is None or not most:
-            return reply
-        replies = [reply]
-        try:
-            while len(replies) < most and not reply.closing and (reply := self._at_hand(started)) is not None:
-                replies.append(reply)
-        except MalformedReply:  # it is malformed again when it is the first to be heard
-            pass
-        return replies
-
-    def _at_hand(self, started: Started[Any]) -> Reply | None:
-        """The reply this procedure is owed, if it is the next one due and has arrived."""
-        if not self._owed:
+        owed, most = self._owed, started.step.most
+        replies: list[Reply] = []
+        if not owed:
             raise RuntimeError("a procedure hears what nobody owes")
-        command, whose, end = self._owed[0]
-        if whose is not started or end > self._spoken:
-            return None
-        if self._early:
-            reply: Reply | None = self._early.popleft()
-        else:
-            limits = command.replies
-            if self._reply_line is not None:
-                limits = limits._replace(line=min(limits.line, self._reply_line))
-            reply = self._reader.next(limits)
-        if reply is not None:
-            self._owed.popleft()
+        while owed:
+            command, whose, end = owed[0]
+            if end > self._spoken or whose is not started:
+                break
+            try:
+                reply = self._next(command.replies)
+            except MalformedReply:
+                if replies:  # it is malformed again when it is the first to be heard
+                    break
+                raise
+            if reply is None:
+                break
+            owed.popleft()
             started.heard += 1
             if self._observers.heard:
-                at, item, shown = self.stream.now(), started.item, command.show(reply)
-                told = ReplyReceived(at=at, session=self._session, item=item, reply=shown, secured=self.secured)
-                self._observers.emit(told)
-        return reply
+                self._tell_reply(command.show(reply), started)
+            if not most:
+                return reply
+            replies.append(reply)
+            if len(replies) == most or reply.closing:
+                break
+        return replies or None
+
+    def _next(self, limits: ReplyLimits) -> Reply | None:
+        """The next reply that has arrived."""
+        if self._early:
+            return self._early.popleft()
+        if self._reply_line is not None:
+            limits = limits._replace(line=min(limits.line, self._reply_line))
+        return self._reader.next(limits)
+
+    def _tell_reply(self, reply: Reply, started: Started[Any]) -> None:
+        at, secured = self.stream.now(), self.secured
+        self._observers.emit(
+            ReplyReceived(at=at, session=self._session, item=started.item, reply=reply, secured=secured)
+        )
 
     async def _flush(self) -> None:
         """Write what was gathered; where nothing is owed for what was written before, nothing may have arrived."""

@@ -47,6 +47,23 @@ class Telling:
 
     async def next(self) -> bytes:
         """The next piece: about ``piece`` octets, more only by what mending adds; fewer only at the end."""
+        told = self._slice() if self.at_once else await self._gathered()
+        self.done += len(told)
+        return told
+
+    def _slice(self) -> bytes:
+        """The next piece of what is in memory."""
+        octets = self._chunk or b""
+        start, self._left = self._left, self._left + self._piece
+        part = octets[start : self._left]
+        self.ended = self._left >= len(octets)
+        if self._ends is not None:
+            part = self._ends.mend(part)
+            part += self._ends.end() if self.ended else b""
+        return part
+
+    async def _gathered(self) -> bytes:
+        """The next piece of what the source gives."""
         parts: list[bytes] = []
         size = 0
         while self._chunk is not None and size < self._piece:
@@ -57,17 +74,12 @@ class Telling:
                 parts.append(part)
                 size += len(part)
             if self._left == len(self._chunk):
-                if self.at_once:
-                    self._chunk = None
-                else:
-                    await self._take()
+                await self._take()
         if self._chunk is None:
             self.ended = True
             if self._ends is not None:
                 parts.append(self._ends.end())
-        told = parts[0] if len(parts) == 1 else b"".join(parts)
-        self.done += len(told)
-        return told
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     async def aclose(self) -> None:
         """Let go of the source; files are closed here when it is left before its end.

@@ -4,6 +4,7 @@ Rules: a reply is judged by its first digit; its text is never matched; limits h
 """
 
 import re
+from collections import deque
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -110,11 +111,10 @@ class ReplyReader:
     before is looked up, not read.
     """
 
-    __slots__ = ("_at", "_code", "_known", "_lines", "_rest", "_size", "_texts")
+    __slots__ = ("_code", "_known", "_lines", "_rest", "_size", "_texts")
 
     def __init__(self) -> None:
-        self._lines: list[bytes] = []  # whole ones, without their LF
-        self._at = 0  # the next of them
+        self._lines: deque[bytes] = deque()  # whole ones, without their LF
         self._rest = b""  # the beginning of a line
         self._known: dict[bytes, Reply] = {}
         self._code = b""
@@ -124,23 +124,22 @@ class ReplyReader:
     @property
     def pending(self) -> bool:
         """Are octets left that no reply has been made of?"""
-        return self._at < len(self._lines) or self._rest != b"" or self._texts != []
+        return bool(self._lines or self._rest or self._texts)
 
     def feed(self, octets: bytes) -> None:
         """Add what has arrived."""
         lines = (self._rest + octets).split(b"\n")
         self._rest = lines.pop()
-        self._lines = self._lines[self._at :] + lines if self._at < len(self._lines) else lines
-        self._at = 0
+        self._lines += lines
 
     def next(self, limits: ReplyLimits = USUAL) -> Reply | None:
         """The next whole reply, or None if more octets are needed. Raises MalformedReply."""
-        while self._at < len(self._lines):
-            line = self._lines[self._at]
-            reply = self._known.get(line)
+        lines = self._lines
+        while lines:
+            reply = self._known.get(lines[0])
             if reply is None or self._texts:
-                reply = self._read(line, limits)
-            self._at += 1
+                reply = self._read(lines[0], limits)
+            lines.popleft()
             if reply is not None:
                 return reply
         if len(self._rest) > limits.line:

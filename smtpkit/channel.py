@@ -17,7 +17,7 @@ from smtpkit.observers import Observers
 from smtpkit.options import Limits
 from smtpkit.protocol.command import Bdat, Command, EndMark
 from smtpkit.protocol.mail_data import END_MARK, Transparency
-from smtpkit.protocol.reply import MalformedReply, Reply, ReplyLimits, ReplyReader
+from smtpkit.protocol.reply import MalformedReply, Reply, ReplyReader
 from smtpkit.protocol.steps import Hear, Lost, Pass, Procedure, Say, Secure, Transfer, Transferred
 from smtpkit.telling import Telling
 from smtpkit.throttle import Throttle
@@ -77,7 +77,7 @@ class Channel:
         self._observers = observers or Observers()
         self._session = session
         self._reply_line = reply_line
-        self._reader = ReplyReader()
+        self._reader = ReplyReader(reply_line)
         self._early: deque[Reply] = deque()  # heard before it was asked for
         self._queue: deque[Started[Any]] = deque()
         self._owed: deque[Owed] = deque()
@@ -179,7 +179,10 @@ class Channel:
             case TimeoutError():
                 self.abandon(TimedOut(f"the {self._limit} limit ran out", limit=self._limit))
             case MalformedReply():
-                self._reader, self._over = ReplyReader(), True  # what follows it is no verdict on anything
+                self._reader, self._over = (
+                    ReplyReader(self._reply_line),
+                    True,
+                )  # what follows it is no verdict on anything
                 violation = ProtocolViolation(str(error))
                 violation.__cause__ = error
                 self.abandon(violation)
@@ -265,40 +268,30 @@ class Channel:
 
     def _hear(self, started: Started[Any]) -> Reply | list[Reply] | None:
         """What has arrived of that which a procedure waits to hear."""
-        owed, most = self._owed, started.step.most
-        replies: list[Reply] = []
+        owed, early, spoken, heard = self._owed, self._early, self._spoken, self._observers.heard
         if not owed:
             raise RuntimeError("a procedure hears what nobody owes")
-        while owed:
-            command, whose, end = owed[0]
-            if end > self._spoken or whose is not started:
-                break
-            try:
-                reply = self._next(command.replies)
-            except MalformedReply:
-                if replies:  # it is malformed again when it is the first to be heard
+        most: int = started.step.most
+        replies: list[Reply] = []
+        try:
+            while owed:
+                command, whose, end = owed[0]
+                if end > spoken or whose is not started:
                     break
+                reply = early.popleft() if early else self._reader.next(command.replies)
+                if reply is None:
+                    break
+                owed.popleft()
+                if heard:
+                    self._tell_reply(command.show(reply), started)
+                replies.append(reply)
+                if len(replies) >= most or reply.closing:
+                    break
+        except MalformedReply:
+            if not replies:  # else it is malformed again when it is the first to be heard
                 raise
-            if reply is None:
-                break
-            owed.popleft()
-            started.heard += 1
-            if self._observers.heard:
-                self._tell_reply(command.show(reply), started)
-            if not most:
-                return reply
-            replies.append(reply)
-            if len(replies) == most or reply.closing:
-                break
-        return replies or None
-
-    def _next(self, limits: ReplyLimits) -> Reply | None:
-        """The next reply that has arrived."""
-        if self._early:
-            return self._early.popleft()
-        if self._reply_line is not None:
-            limits = limits._replace(line=min(limits.line, self._reply_line))
-        return self._reader.next(limits)
+        started.heard += len(replies)
+        return (replies if most else replies[0]) if replies else None
 
     def _tell_reply(self, reply: Reply, started: Started[Any]) -> None:
         at, secured = self.stream.now(), self.secured
@@ -357,7 +350,7 @@ class Channel:
         try:
             return self._hear(started)
         except MalformedReply:
-            self._reader = ReplyReader()
+            self._reader = ReplyReader(self._reply_line)
         except RuntimeError:
             pass
         return None
@@ -389,7 +382,7 @@ class Channel:
             raise ProtocolViolation("octets arrived in clear after the reply to STARTTLS: injected, or a broken server")
         self._set_deadline("connect")
         self.stream = await self._secure(self.stream)
-        self._reader = ReplyReader()
+        self._reader = ReplyReader(self._reply_line)
         self.secured = True
 
     async def _transfer(self, step: Transfer, started: Started[Any]) -> Transferred:

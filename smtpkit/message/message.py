@@ -37,7 +37,7 @@ from smtpkit.message.source import (
     repeatable,
 )
 from smtpkit.message.stdlib import stdlib_source, weight_of
-from smtpkit.protocol.envelope import Envelope, ForwardPath, Notify
+from smtpkit.protocol.envelope import Envelope, ForwardPath, Notify, plain_path
 from smtpkit.protocol.mail_data import MailData
 
 _Found: TypeAlias = tuple[str, str | list[Mailbox]]  # a field: its name in lower case, and its text or its mailboxes
@@ -284,7 +284,7 @@ def _header_needs_utf8(found: Sequence[_Found]) -> bool:
 
 def _forward_paths(addresses: list[str], dsn: DSN, *, required: bool) -> tuple[ForwardPath, ...]:
     if not (dsn.notify or dsn.original):
-        return tuple([ForwardPath(address, required) for address in addresses])
+        return tuple([plain_path(address, required=required) for address in addresses])
     original = {address_of(address, "original"): text for address, text in dsn.original.items()}
     notify = {}
     if isinstance(dsn.notify, Mapping):

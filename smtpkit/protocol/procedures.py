@@ -391,15 +391,15 @@ class _Verdict:
 
     def judge(self, command: Command, reply: Reply) -> None:
         """Take in the reply to a command of the group. Raises what ends the session."""
+        if reply.positive and not isinstance(command, Data):
+            if isinstance(command, Rcpt):
+                self.accepted.append(command.path)
+            return
         if reply.closing:
             raise ServiceClosing(reply, command.verb)
         match command:
             case Data():
                 self.data = reply
-            case Rcpt() if reply.positive:
-                self.accepted.append(command.path)
-            case _ if reply.positive:
-                pass
             case Mail() if reply.negative:
                 self.sender = reply
             case Rcpt() if reply.negative:

@@ -108,12 +108,13 @@ class ReplyReader:
 
     ``feed`` adds what has arrived; ``next`` returns the next whole reply or None. ``pending`` says whether octets are
     left that no reply has been made of. A server says the same few lines again and again: a short line that was read
-    before is looked up, not read.
+    before is looked up, not read. ``line``: the most octets of a line, where that is less than the limits allow.
     """
 
-    __slots__ = ("_code", "_known", "_lines", "_rest", "_size", "_texts")
+    __slots__ = ("_code", "_known", "_lines", "_longest", "_rest", "_size", "_texts")
 
-    def __init__(self) -> None:
+    def __init__(self, line: int | None = None) -> None:
+        self._longest = line
         self._lines: deque[bytes] = deque()  # whole ones, without their LF
         self._rest = b""  # the beginning of a line
         self._known: dict[bytes, Reply] = {}
@@ -142,14 +143,18 @@ class ReplyReader:
             lines.popleft()
             if reply is not None:
                 return reply
-        if len(self._rest) > limits.line:
-            raise MalformedReply(f"a reply line is longer than {limits.line} octets")
+        if self._rest:
+            self._check_line(self._rest, limits)
         return None
+
+    def _check_line(self, line: bytes, limits: ReplyLimits) -> None:
+        longest = limits.line if self._longest is None else min(self._longest, limits.line)
+        if len(line) > longest:
+            raise MalformedReply(f"a reply line is longer than {longest} octets")
 
     def _read(self, line: bytes, limits: ReplyLimits) -> Reply | None:
         """Read a line; the reply, if it is the last one of it."""
-        if len(line) > limits.line:
-            raise MalformedReply(f"a reply line is longer than {limits.line} octets")
+        self._check_line(line, limits)
         text = line.removesuffix(b"\r")
         found = _LINE.match(text)
         if found is None:

@@ -268,10 +268,12 @@ class Channel:
 
     def _hear(self, started: Started[Any]) -> Reply | list[Reply] | None:
         """What has arrived of that which a procedure waits to hear."""
-        owed, early, spoken, heard = self._owed, self._early, self._spoken, self._observers.heard
+        owed, spoken = self._owed, self._spoken
         if not owed:
             raise RuntimeError("a procedure hears what nobody owes")
-        most: int = started.step.most
+        if owed[0][2] > spoken:
+            return None
+        early, heard, most = self._early, self._observers.heard, started.step.most
         replies: list[Reply] = []
         try:
             while owed:

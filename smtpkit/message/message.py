@@ -193,7 +193,11 @@ async def prepare(
         found, data, identity = message._found, await _composed(message, run), message.message_id  # noqa: SLF001
         utf8 = _header_needs_utf8(found)
     else:
-        header, data = await _source(message, sender, run, strict=newlines == "strict")
+        strict = newlines == "strict"
+        if isinstance(message, bytes) and len(message) <= SMALL:
+            header, data = in_memory(message, strict=strict)
+        else:
+            header, data = await _source(message, sender, run, strict=strict)
         plain, identity = header.isascii(), fields.text_of(header, "message-id")
         found = [] if plain and sender is not None and recipients is not None else fields.fields(header)
         utf8 = not plain and _header_needs_utf8(found)

@@ -258,7 +258,7 @@ def termination() -> Procedure[Reply]:
 def _parameters(envelope: Envelope, data: MailData, offered: Extensions) -> tuple[str, ...]:
     """The parameters of MAIL: what it tells of the mail. Raises NotSupported."""
     parameters = []
-    if data.size is not None and "SIZE" in offered:
+    if data.size is not None and "SIZE" in offered.keywords:
         parameters.append(f"SIZE={data.size}")
     if data.raw:
         parameters.append(_needed("BINARYMIME", "BODY=BINARYMIME", offered))
@@ -366,7 +366,7 @@ def plan(
         frozenset([path.address for path in envelope.forward_paths if path.required]),
         mail_data,
         chunked,
-        "PIPELINING" in offered,
+        "PIPELINING" in offered.keywords,
         lmtp,
         message_id,
         item,

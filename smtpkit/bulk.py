@@ -6,7 +6,7 @@ reported and not tried again. Failures are outcomes. The memory is that of the w
 """
 
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextlib import AbstractAsyncContextManager
 from enum import Enum
 from typing import Any, NamedTuple, Protocol
@@ -87,9 +87,9 @@ class Iterated:
         return list(self._iterator) if self._listed else []
 
 
-async def prepared(mail: Mail, *, options: Options, run: Runner) -> Prepared:
-    """Make a mail ready to be sent. Raises InvalidMail."""
-    return await prepare(
+def prepared(mail: Mail, *, options: Options, run: Runner) -> Coroutine[Any, Any, Prepared]:
+    """Make a mail ready to be sent, when it is awaited. Raises InvalidMail."""
+    return prepare(
         mail.message,
         mail.sender,
         mail.recipients,
@@ -200,8 +200,8 @@ class Bulk:
     def _has_room(self) -> bool:
         if self._session is None or not self._flying:
             return True
-        if self._session.channel.over or self._probe is not None:
-            return False
+        if self._flying[0].started.ended or self._probe is not None:
+            return False  # what is settled is handed out first
         return self._window.has_room(len(self._flying), self._octets)
 
     async def _take(self) -> Entry | None:

@@ -17,14 +17,15 @@ from smtpkit.observers import Observers
 from smtpkit.options import Limits
 from smtpkit.protocol.command import Bdat, Command, EndMark
 from smtpkit.protocol.mail_data import END_MARK, Transparency
-from smtpkit.protocol.reply import MalformedReply, Reply, ReplyLimits, ReplyReader
-from smtpkit.protocol.steps import Hear, Lost, Pass, Procedure, Run, Say, Secure, Step, Transfer, Transferred
+from smtpkit.protocol.reply import MalformedReply, Reply, ReplyReader
+from smtpkit.protocol.steps import Hear, Lost, Pass, Procedure, Say, Secure, Transfer, Transferred
 from smtpkit.telling import Telling
 from smtpkit.throttle import Throttle
 from smtpkit.transport.stream import Stream
 
 T = TypeVar("T")
 GATHER = 65_536  # octets gathered before they are written without need, and of a piece of mail data
+END = EndMark()
 UNASKED = "the server spoke without being asked"
 LAST_WORDS = 1.0  # seconds given to the server's last words after a failed write
 
@@ -37,7 +38,7 @@ class Started(Generic[T]):
     def __init__(self, procedure: Procedure[T], item: object) -> None:
         self.procedure = procedure
         self.item = item
-        self.step: Step | None = None  # the one it waits at
+        self.step: Any = None  # the one it waits at
         self.passed = self.ended = False
         self.heard = 0  # replies
         self.end = 0.0  # where its last octet stands in all that was said; inf while its mail data is half said
@@ -76,7 +77,7 @@ class Channel:
         self._observers = observers or Observers()
         self._session = session
         self._reply_line = reply_line
-        self._reader = ReplyReader()
+        self._reader = ReplyReader(reply_line)
         self._early: deque[Reply] = deque()  # heard before it was asked for
         self._queue: deque[Started[Any]] = deque()
         self._owed: deque[Owed] = deque()
@@ -86,6 +87,7 @@ class Channel:
         self._over = False
         self._looked = False  # nothing had arrived a moment ago, and nothing was waited for since
         self._limit = "timeout"
+        self._begun = 0.0  # when the mail data under way began
 
     @property
     def broken(self) -> bool:
@@ -157,13 +159,16 @@ class Channel:
         while self._queue:
             started = self._queue[0]
             why = others if started.step is None or type(started.step) is Hear else cause
-            while type(started.step) is Hear and not started.ended and (reply := self._last_reply(started)):
-                self._resume(started, reply)
-                if type(started.step) is not Hear:
-                    started.end = inf  # what it would say now is never said
-            if not started.ended:
-                self._resume(started, Lost(why, spoken=started.end <= self._spoken, last_words=self._last_words()))
-            if not started.ended:
+            try:
+                while type(started.step) is Hear and (heard := self._hear_at_last(started)):
+                    started.step = started.procedure.send(heard)
+                    if type(started.step) is not Hear:
+                        started.end = inf  # what it would say now is never said
+                lost = Lost(why, spoken=started.end <= self._spoken, last_words=self._last_words())
+                started.procedure.throw(lost)
+            except Exception as how:  # noqa: BLE001  raised by finish
+                self._end(started, how)
+            else:
                 self._end(started, why)
 
     def _fail(self, error: BaseException) -> None:
@@ -174,7 +179,8 @@ class Channel:
             case TimeoutError():
                 self.abandon(TimedOut(f"the {self._limit} limit ran out", limit=self._limit))
             case MalformedReply():
-                self._reader, self._over = ReplyReader(), True  # what follows it is no verdict on anything
+                self._reader = ReplyReader(self._reply_line)  # what follows it is no verdict on anything
+                self._over = True
                 violation = ProtocolViolation(str(error))
                 violation.__cause__ = error
                 self.abandon(violation)
@@ -183,123 +189,115 @@ class Channel:
                 raise error
 
     async def _give(self) -> None:
-        """Give the next reply to the oldest."""
+        """Give the oldest what it waits to hear."""
         oldest = self._queue[0]
-        reply = self._at_hand(oldest)
-        if reply is None:
+        heard = self._hear(oldest)
+        if heard is None:
             await self._flush()
             self._set_deadline(self._owed[0][0].limit)
-        while reply is None:
+        while heard is None:
             octets = await self.stream.receive()
             if not octets:
                 raise ChannelLost("the server closed the connection")
             self._looked = False
             self._reader.feed(octets)
-            reply = self._at_hand(oldest)
-        await self._run(oldest, reply)
+            heard = self._hear(oldest)
+        await self._run(oldest, heard)
 
     async def _run(self, started: Started[Any], value: object) -> None:
         """Perform the steps of a procedure until it must hear what is not at hand, or ends."""
+        step: Any
+        resume = started.procedure.send
         while True:
-            self._resume(started, value)
-            if started.ended:
+            try:
+                step = started.step = resume(value)
+            except Exception as error:  # noqa: BLE001  raised by finish
+                self._end(started, error)
                 return
-            step, value = started.step, None
-            if type(step) is Hear:
-                value = self._at_hand(started)
+            value, kind = None, type(step)
+            if kind is Hear:
+                value = self._hear(started)
                 if value is None:
                     return
-                continue
-            match step:
-                case Say(commands=commands):
-                    self._say(commands, started)
-                    if self._said - self._spoken >= GATHER:
-                        await self._flush()
-                case Transfer():
-                    value = await self._transfer(step, started)
-                case Pass():
-                    started.passed = True
-                case Secure():
-                    await self._begin_tls()
-                case Run(function=function):
-                    value = await self.stream.run(function)
-                    self._looked = False
-
-    def _resume(self, started: Started[Any], value: object) -> None:
-        """Send a value, or throw Lost, into a procedure; note the step it yields, or how it ended."""
-        try:
-            if type(value) is Lost:
-                started.step = started.procedure.throw(value)
+            elif kind is Say:
+                self._say(step.commands, started)
+                if self._said - self._spoken >= GATHER:
+                    await self._flush()
+            elif kind is Transfer:
+                value = await self._transfer(step, started)
+            elif kind is Pass:
+                started.passed = True
+            elif kind is Secure:
+                await self._begin_tls()
             else:
-                started.step = started.procedure.send(value)
-        except StopIteration as stop:
-            started.result = stop.value
-            self._end(started, None)
-        except Lost as lost:
-            self._end(started, lost.verdict)
-        except Exception as error:  # noqa: BLE001  raised by finish
-            self._end(started, error)
+                value = await self.stream.run(step.function)
+                self._looked = False
 
-    def _end(self, started: Started[Any], error: Exception | None) -> None:
-        started.error, started.ended, started.passed = error, True, True
+    def _end(self, started: Started[Any], how: Exception) -> None:
+        """Note how a procedure ended: StopIteration with its result, or an error."""
+        if isinstance(how, StopIteration):
+            started.result = how.value
+        else:
+            started.error = how.verdict if isinstance(how, Lost) else how
+        started.ended = started.passed = True
         self._queue.remove(started)
-        owed = self._owed  # whoever ends is the oldest, or spoke last
-        if error is None and not (owed and (owed[0][1] is started or owed[-1][1] is started)):
+        # Only the oldest has heard, only the newest has spoken: what it is owed is the first of all, or the last.
+        owed = self._owed
+        if started.error is None and not (owed and (owed[0][1] is started or owed[-1][1] is started)):
             return
         started.procedure.close()
         if not self._over:
-            self.abandon(ChannelLost(f"the session ended with an earlier procedure: {error}"))
+            self.abandon(ChannelLost(f"the session ended with an earlier procedure: {started.error}"))
 
     def _say(self, commands: tuple[Command, ...], started: Started[Any]) -> None:
-        said = self._said
+        said, out, owed, heard = self._said, self._out, self._owed, self._observers.heard
         for command in commands:
             octets = command.render()
-            self._out.append(octets)
+            out.append(octets)
             said += len(octets)
-            self._owed.append((command, started, said))
-            if octets and self._observers.heard:
+            owed.append((command, started, said))
+            if heard and octets:
                 self._tell(CommandSent, started, text=str(command), secured=self.secured)
         self._said = started.end = said
-
-    def _put(self, octets: bytes, started: Started[Any]) -> None:
-        self._out.append(octets)
-        self._said += len(octets)
-        started.end = self._said
 
     def _tell(self, kind: type[Event], started: Started[Any], **what: Any) -> None:
         """Keep what to tell until what is gathered is written: an event never runs ahead of its octets."""
         self._untold.append((kind, {"item": started.item, **what}))
 
-    def _at_hand(self, started: Started[Any]) -> Reply | None:
-        """The reply this procedure is owed, if it is the next one due and has arrived."""
-        if not self._owed:
+    def _hear(self, started: Started[Any]) -> Reply | list[Reply] | None:
+        """What has arrived of that which a procedure waits to hear."""
+        owed, spoken = self._owed, self._spoken
+        if not owed:
             raise RuntimeError("a procedure hears what nobody owes")
-        command, whose, end = self._owed[0]
-        if whose is not started or end > self._spoken:
+        if owed[0][2] > spoken:
             return None
-        reply = self._next(command.replies)
-        if reply is not None:
-            self._owed.popleft()
-            started.heard += 1
-            if self._observers.heard:
-                self._observers.emit(
-                    ReplyReceived(
-                        at=self.stream.now(),
-                        session=self._session,
-                        item=started.item,
-                        reply=command.show(reply),
-                        secured=self.secured,
-                    )
-                )
-        return reply
+        early, heard, most = self._early, self._observers.heard, started.step.most
+        replies: list[Reply] = []
+        try:
+            while owed:
+                command, whose, end = owed[0]
+                if end > spoken or whose is not started:
+                    break
+                reply = early.popleft() if early else self._reader.next(command.replies)
+                if reply is None:
+                    break
+                owed.popleft()
+                if heard:
+                    self._tell_reply(command.show(reply), started)
+                replies.append(reply)
+                if len(replies) >= most or reply.closing:
+                    break
+        except MalformedReply:
+            if not replies:  # else it is malformed again when it is the first to be heard
+                raise
+        started.heard += len(replies)
+        return (replies if most else replies[0]) if replies else None
 
-    def _next(self, limits: ReplyLimits) -> Reply | None:
-        """The next reply that has arrived."""
-        if self._early:
-            return self._early.popleft()
-        if self._reply_line is not None:
-            limits = limits._replace(line=min(limits.line, self._reply_line))
-        return self._reader.next(limits)
+    def _tell_reply(self, reply: Reply, started: Started[Any]) -> None:
+        at, secured = self.stream.now(), self.secured
+        self._observers.emit(
+            ReplyReceived(at=at, session=self._session, item=started.item, reply=reply, secured=secured)
+        )
 
     async def _flush(self) -> None:
         """Write what was gathered; where nothing is owed for what was written before, nothing may have arrived."""
@@ -348,11 +346,11 @@ class Channel:
         except (ChannelLost, TimeoutError):
             return
 
-    def _last_reply(self, started: Started[Any]) -> Reply | None:
+    def _hear_at_last(self, started: Started[Any]) -> Reply | list[Reply] | None:
         try:
-            return self._at_hand(started)
+            return self._hear(started)
         except MalformedReply:
-            self._reader = ReplyReader()
+            self._reader = ReplyReader(self._reply_line)
         except RuntimeError:
             pass
         return None
@@ -384,65 +382,90 @@ class Channel:
             raise ProtocolViolation("octets arrived in clear after the reply to STARTTLS: injected, or a broken server")
         self._set_deadline("connect")
         self.stream = await self._secure(self.stream)
-        self._reader = ReplyReader()
+        self._reader = ReplyReader(self._reply_line)
         self.secured = True
 
     async def _transfer(self, step: Transfer, started: Started[Any]) -> Transferred:
         """Send the mail data, piece by piece; stop where the server answers before its end."""
-        data, throttle = step.mail_data, self._throttle
-        framed = step.chunked and data.size is None  # a BDAT for each piece: the size of the whole is not known
-        transparency = None if step.chunked or data.wire_safe else Transparency()
-        begun, done, due, size = self.stream.now(), 0, step.due, data.size or 0
+        data = step.mail_data
+        telling = Telling(data, self._throttle.piece if self._throttle else GATHER, self.stream.run)
         if self._observers.heard:
+            self._begun = self.stream.now()
             self._tell(TransferStarted, started, size=data.size)
-        if step.chunked and not framed:
-            self._say((Bdat(size, last=True),), started)
-        elif not step.chunked:
-            self._owed.append((EndMark(), started, inf))
-        telling = Telling(data, throttle.piece if throttle else GATHER, self.stream.run)
+        started.end = inf
         try:
-            while not telling.ended:
-                started.end = inf
-                piece = await telling.next()
-                self._looked = self._looked and telling.at_once
-                done += len(piece)
-                if framed:
-                    if self._refused_early():
-                        return Transferred(due - step.due, whole=False)
-                    self._say((Bdat(len(piece), telling.ended),), started)
-                    due += not telling.ended
-                elif len(self._owed) == 1 and self._has_arrived():
-                    self._mark(self._spoken)
-                    return Transferred(1, whole=False, in_step=False)
-                elif step.chunked and (done > size or (telling.ended and done < size)):
-                    raise InvalidMail(f"mail data: its source gave {done} octets, not {size} as before")
-                if transparency is not None:
-                    piece = transparency.double(piece)
-                self._put(piece, started)
-                if framed or telling.ended:
-                    self._mark(self._said)
-                else:
-                    self._mark(inf)
-                    started.end = inf
-                if throttle is not None:
-                    await self._pause(throttle.take(len(piece), self.stream.now()))
-                    self._looked = False
-                if self._observers.heard:
-                    took = self.stream.now() - begun
-                    self._tell(TransferProgress, started, done=done, size=data.size, rate=done / took if took else 0.0)
-                if not telling.ended:
-                    started.end = inf
-                    await self._write()
+            if step.chunked and data.size is None:
+                return await self._transfer_in_chunks(step, telling, started)
+            return await self._transfer_whole(step, telling, started)
         finally:
             if not telling.ended:
                 await telling.aclose()
+
+    async def _transfer_whole(self, step: Transfer, telling: Telling, started: Started[Any]) -> Transferred:
+        """In DATA form, or as one BDAT."""
+        data = step.mail_data
+        transparency = None if step.chunked or data.wire_safe else Transparency()
+        if step.chunked:
+            self._say((Bdat(data.size or 0, last=True),), started)
+            self._mark(inf)
+            started.end = inf
+        else:
+            self._owed.append((END, started, inf))
+        while not telling.ended:
+            piece = await telling.next()
+            self._looked = self._looked and telling.at_once
+            if len(self._owed) == 1 and self._has_arrived():
+                self._mark(self._spoken)
+                return Transferred(1, whole=False, in_step=False)
+            if (
+                step.chunked
+                and data.size is not None
+                and (telling.done > data.size or (telling.ended and telling.done < data.size))
+            ):
+                raise InvalidMail(f"mail data: its source gave {telling.done} octets, not {data.size} as before")
+            await self._put(piece if transparency is None else transparency.double(piece), telling, started)
         if not step.chunked:
-            self._put(END_MARK, started)
-            self._mark(self._said)
-        for _ in range(step.due - 1):
-            self._owed.append((EndMark(), started, self._said))
+            self._out.append(END_MARK)
+            self._said += len(END_MARK)
+        self._mark(self._said)
+        return self._transferred(step.due, step.due - 1, telling, started)
+
+    async def _transfer_in_chunks(self, step: Transfer, telling: Telling, started: Started[Any]) -> Transferred:
+        """As a BDAT for each piece, since the size of the whole is not known."""
+        chunks = 0
+        while not telling.ended:
+            piece = await telling.next()
+            self._looked = self._looked and telling.at_once
+            if self._refused_early():
+                return Transferred(chunks, whole=False)
+            self._say((Bdat(len(piece), telling.ended),), started)
+            chunks += 1
+            started.end = inf
+            self._mark(self._said + len(piece))
+            await self._put(piece, telling, started)
+        return self._transferred(chunks + step.due - 1, step.due - 1, telling, started)
+
+    async def _put(self, piece: bytes, telling: Telling, started: Started[Any]) -> None:
+        """Put a piece of mail data into what is gathered, which is written behind all but the last."""
+        self._out.append(piece)
+        self._said += len(piece)
+        if self._throttle is not None:
+            await self._pause(self._throttle.take(len(piece), self.stream.now()))
+            self._looked = False
         if self._observers.heard:
-            self._tell(TransferEnded, started, done=done, took=self.stream.now() - begun)
+            took, done = self.stream.now() - self._begun, telling.done
+            rate = done / took if took else 0.0
+            self._tell(TransferProgress, started, done=done, size=telling.size, rate=rate)
+        if not telling.ended:
+            await self._write()
+
+    def _transferred(self, due: int, more: int, telling: Telling, started: Started[Any]) -> Transferred:
+        """All of it is said, and ``more`` replies are owed than were asked for."""
+        started.end = self._said
+        for _ in range(more):
+            self._owed.append((END, started, self._said))
+        if self._observers.heard:
+            self._tell(TransferEnded, started, done=telling.done, took=self.stream.now() - self._begun)
         return Transferred(due)
 
     async def _pause(self, until: float) -> None:

@@ -78,7 +78,7 @@ class Pool(Generic[S]):
                 close.append(session)
             else:
                 self._idle.append((request.key, session))
-        return close + self._grant()
+        return close + self._grant() if self._requests else close
 
     def empty(self) -> tuple[list[S], list[S]]:
         """Forget all sessions. Returns the idle and the busy ones."""

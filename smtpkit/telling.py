@@ -16,13 +16,17 @@ _DRY = object()  # what a source that has ended gives
 class Telling:
     """Mail data piece by piece. ``ended`` is set with the last piece; a fault in the source is InvalidMail.
 
+    ``done``: the octets told so far; ``size``: those of the whole, or None.
+
     ``at_once``: all of it is in memory, so that a piece is not waited for.
     """
 
-    __slots__ = ("_chunk", "_chunks", "_ends", "_left", "_piece", "_run", "at_once", "ended")
+    __slots__ = ("_chunk", "_chunks", "_ends", "_left", "_piece", "_run", "at_once", "done", "ended", "size")
 
     def __init__(self, mail_data: MailData, piece: int, run: Runner) -> None:
         self.ended = False
+        self.done = 0
+        self.size = mail_data.size
         self._piece = piece
         self._run = run if mail_data.blocking else None
         self._ends = None if mail_data.mended else LineEnds(strict=mail_data.strict)
@@ -43,6 +47,23 @@ class Telling:
 
     async def next(self) -> bytes:
         """The next piece: about ``piece`` octets, more only by what mending adds; fewer only at the end."""
+        told = self._slice() if self.at_once else await self._gathered()
+        self.done += len(told)
+        return told
+
+    def _slice(self) -> bytes:
+        """The next piece of what is in memory."""
+        octets = self._chunk or b""
+        start, self._left = self._left, self._left + self._piece
+        part = octets[start : self._left]
+        self.ended = self._left >= len(octets)
+        if self._ends is not None:
+            part = self._ends.mend(part)
+            part += self._ends.end() if self.ended else b""
+        return part
+
+    async def _gathered(self) -> bytes:
+        """The next piece of what the source gives."""
         parts: list[bytes] = []
         size = 0
         while self._chunk is not None and size < self._piece:
@@ -53,10 +74,7 @@ class Telling:
                 parts.append(part)
                 size += len(part)
             if self._left == len(self._chunk):
-                if self.at_once:
-                    self._chunk = None
-                else:
-                    await self._take()
+                await self._take()
         if self._chunk is None:
             self.ended = True
             if self._ends is not None:

@@ -71,14 +71,16 @@ def drive(procedure: Procedure[T], *answers: Answer, lose: tuple[int, Lost] | No
                         talk.said += [] if isinstance(command, Greeting) else [command.render().decode()[:-2]]
                         talk.owed += 1
                     talk.most = max(talk.most, talk.owed)
-                case Hear():
+                case Hear(most=most):
                     assert talk.owed, "hears what nobody owes"
                     quitting = isinstance(talk.commands[-1], Quit) and not talk.left
                     answer = "221 bye" if quitting else talk.left.pop(0)
                     talk.owed -= 1
                     assert not isinstance(answer, Transferred), "heard where a transfer was expected"
                     value = reply(answer) if isinstance(answer, str) else answer
-                    talk.heard += [] if isinstance(value, Lost) else [value]
+                    if not isinstance(value, Lost):
+                        talk.heard.append(value)
+                        value = [value] if most else value
                 case Transfer(mail_data=data, chunked=chunked, due=due):
                     assert not passed, "said after Pass"
                     form = "BDAT" if chunked else "DATA"

@@ -172,6 +172,16 @@ def test_writes_are_shared(chunking: Any) -> None:
     assert writes <= (200 / 12 if chunking == "auto" else 200 + 2)
 
 
+@pytest.mark.parametrize(("chunking", "ahead"), [("auto", 16), ("never", 2)])
+def test_an_outcome_is_given_as_soon_as_it_is_known(chunking: Any, ahead: int) -> None:
+    """Once a mail is settled no more are begun before its outcome is out: by DATA, one is under way behind it."""
+    host = Host(options={"chunking": chunking})
+    bulk = host.bulk([mail(number) for number in range(60)], habits=Habits(**PROVEN))
+    for number in range(60):
+        assert run(bulk.next()) is not None
+        assert len(host.received) <= number + ahead
+
+
 def test_refusals_touch_only_their_own_mail() -> None:
     """A refused sender, refused recipients, a full mailbox and refused mail data within a window."""
     refusals = {

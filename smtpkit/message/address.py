@@ -32,8 +32,8 @@ _ENCODED_WORD = re.compile(r"=\?([!-)+->@-~]+)(?:\*[!->@-~]*)?\?([bBqQ])\?([!->@
 _WORD = r"[A-Za-z0-9!#$%&'*+/?^_`{|}~-]"
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9])?"
 _PLAIN = re.compile(
-    rf"(?:({_WORD}++(?: {_WORD}++){{0,8}}+) <)?+(?=[^@]{{1,64}}@)({_WORD}++(?:\.{_WORD}++)*+)"
-    rf"@(?=[^>]{{1,255}}>?\Z)({_LABEL}(?:\.{_LABEL})*)(?(1)>)\Z"
+    rf"(?:({_WORD}++(?: {_WORD}++){{0,8}}+) <)?+(?=[^@]{{1,64}}@)(({_WORD}++(?:\.{_WORD}++)*+)"
+    rf"@(?=[^>]{{1,255}}>?\Z)({_LABEL}(?:\.{_LABEL})*))(?(1)>)\Z"
 )
 _RIGHT = "write ann@example.com or Ann <ann@example.com>"
 
@@ -112,7 +112,7 @@ def parse_mailboxes(text: str, name: str = "address list") -> list[Mailbox]:
     """
     plain = _PLAIN.match(text)
     if plain is not None:
-        return [_valid(plain[1] or "", plain[2], plain[3])]
+        return [_valid(plain[1] or "", plain[3], plain[4])]
     found: list[Mailbox] = []
     element: list[_Token] = []
     in_group = closed = False  # closed: a group has ended, and nothing but a comma follows
@@ -154,10 +154,15 @@ def _valid(display_name: str, local_part: str, domain: str) -> Mailbox:
 
 def address_of(text: str, name: str) -> str:
     """The address on the wire of one mailbox, ``ann@example.com`` or ``Ann <ann@example.com>``. Raises InvalidMail."""
-    if not isinstance(text, str):
-        return mailbox_of(text, name).address  # which says that it is none
-    plain = _PLAIN.match(text)
-    return f"{plain[2]}@{plain[3]}" if plain is not None else mailbox_of(text, name).address
+    plain = _PLAIN.match(text) if type(text) is str else None
+    return plain[2] if plain is not None else mailbox_of(text, name).address
+
+
+def addresses_of(value: str | Iterable[str], name: str) -> list[str]:
+    """The addresses on the wire of an argument as ``mailboxes_of`` takes it."""
+    if isinstance(value, list | tuple):
+        return [address_of(one, name) for one in value]
+    return [mailbox.address for mailbox in mailboxes_of(value, name)]
 
 
 def mailbox_of(text: str, name: str) -> Mailbox:
@@ -174,20 +179,9 @@ def mailboxes_of(value: str | Iterable[str], name: str) -> list[Mailbox]:
     """The mailboxes of an argument that takes a list of texts, one mailbox each, or one text with an address list."""
     if isinstance(value, str):
         return parse_mailboxes(value, name)
-    return [mailbox_of(one, name) for one in _listed(value, name)]
-
-
-def addresses_of(value: str | Iterable[str], name: str) -> list[str]:
-    """The addresses on the wire of such an argument."""
-    if isinstance(value, str):
-        return [mailbox.address for mailbox in parse_mailboxes(value, name)]
-    return [address_of(one, name) for one in _listed(value, name)]
-
-
-def _listed(value: Iterable[str], name: str) -> Iterable[str]:
     if isinstance(value, bytes | bytearray | memoryview) or not isinstance(value, Iterable):
         raise InvalidMail(f"{name}: a str or a list of them, not {type(value).__name__}; {_RIGHT}")
-    return value
+    return [mailbox_of(one, name) for one in value]
 
 
 def _tokens(text: str) -> Iterator[_Token]:

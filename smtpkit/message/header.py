@@ -18,6 +18,7 @@ from smtpkit.message.address import UNSAFE, Mailbox
 LONGEST_LINE = 998  # octets without CRLF (RFC 5322 section 2.1.1)
 LONGEST_HEADER = 1_048_576  # octets
 NEVER_SENT = ("bcc", "resent-bcc")
+_IN_NEVER_SENT = b"bcc"  # in each of their names
 ADDRESS_FIELDS = frozenset(
     prefix + name for prefix in ("", "resent-") for name in ("from", "sender", "reply-to", "to", "cc", "bcc")
 )
@@ -141,11 +142,11 @@ def header_end(octets: bytes | bytearray, *, searched: int = 0, at_end: bool = F
 
 
 def without(header: bytes) -> bytes:
-    """The header without the fields that are never sent, and their folded lines; every other octet stays.
+    """The header without the fields that are never sent and their folded lines; every other octet stays.
 
     But where something goes, a CR at the end becomes CRLF: else it would take the LF of an empty line for its own.
     """
-    if b"bcc" not in header.lower():
+    if _IN_NEVER_SENT not in header.lower():
         return header
     kept = []
     dropping = False

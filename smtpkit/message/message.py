@@ -37,7 +37,7 @@ from smtpkit.message.source import (
     repeatable,
 )
 from smtpkit.message.stdlib import stdlib_source, weight_of
-from smtpkit.protocol.envelope import Envelope, ForwardPath, Notify
+from smtpkit.protocol.envelope import Envelope, ForwardPath, Notify, plain_path
 from smtpkit.protocol.mail_data import MailData
 
 _Found: TypeAlias = tuple[str, str | list[Mailbox]]  # a field: its name in lower case, and its text or its mailboxes
@@ -193,7 +193,11 @@ async def prepare(
         found, data, identity = message._found, await _composed(message, run), message.message_id  # noqa: SLF001
         utf8 = _header_needs_utf8(found)
     else:
-        header, data = await _source(message, sender, run, strict=newlines == "strict")
+        strict = newlines == "strict"
+        if isinstance(message, bytes) and len(message) <= SMALL:
+            header, data = in_memory(message, strict=strict)
+        else:
+            header, data = await _source(message, sender, run, strict=strict)
         plain, identity = header.isascii(), fields.text_of(header, "message-id")
         found = [] if plain and sender is not None and recipients is not None else fields.fields(header)
         utf8 = not plain and _header_needs_utf8(found)
@@ -226,17 +230,18 @@ def _envelope(
         reverse_path = "" if sender in ("", "<>") else address_of(sender, "sender")
     if recipients is None:
         prefix = _prefix(found)
-        addresses = [one.address for name in ("to", "cc", "bcc") for one in _mailboxes(found, prefix + name)]
+        mailboxes = [one for name in ("to", "cc", "bcc") for one in _mailboxes(found, prefix + name)]
+        addresses = [mailbox.address for mailbox in mailboxes]
         if not addresses:
             raise InvalidMail('recipients: the header has none; give recipients=["bob@example.com"]')
     else:
         addresses = addresses_of(recipients, "recipients")
         if not addresses:
             raise InvalidMail('recipients: nobody to send to; give recipients=["bob@example.com"]')
-    if len({address.lower() for address in addresses}) < len(addresses):
+    if len(addresses) > 1 and len({address.lower() for address in addresses}) < len(addresses):
         addresses = _once_each(addresses)
     paths = _forward_paths(addresses, dsn, required=required)
-    utf8 = utf8 or not (reverse_path.isascii() and all(map(str.isascii, addresses)))
+    utf8 = utf8 or not reverse_path.isascii() or not "".join(addresses).isascii()
     return Envelope(reverse_path, paths, utf8, dsn.ret, dsn.envelope_id)
 
 
@@ -283,7 +288,7 @@ def _header_needs_utf8(found: Sequence[_Found]) -> bool:
 
 def _forward_paths(addresses: list[str], dsn: DSN, *, required: bool) -> tuple[ForwardPath, ...]:
     if not (dsn.notify or dsn.original):
-        return tuple([ForwardPath(address, required) for address in addresses])
+        return tuple([plain_path(address, required=required) for address in addresses])
     original = {address_of(address, "original"): text for address, text in dsn.original.items()}
     notify = {}
     if isinstance(dsn.notify, Mapping):

@@ -119,6 +119,13 @@ class ForwardPath:
             )
 
 
+def plain_path(address: str, *, required: bool) -> ForwardPath:
+    """The same for an address that is known to be a Mailbox, and asks nothing of DSN."""
+    path = object.__new__(ForwardPath)
+    path.address, path.required, path.notify, path.original = address, required, (), None
+    return path
+
+
 @dataclass(slots=True)
 class Envelope:
     """For whom a mail is: ``reverse_path`` ("" for none: a notification) and at least one forward-path.
@@ -155,7 +162,7 @@ class Envelope:
     @property
     def addresses_are_ascii(self) -> bool:
         """Can every address be said without SMTPUTF8?"""
-        return self.reverse_path.isascii() and all(map(str.isascii, [path.address for path in self.forward_paths]))
+        return self.reverse_path.isascii() and "".join([path.address for path in self.forward_paths]).isascii()
 
     @property
     def dsn(self) -> bool:

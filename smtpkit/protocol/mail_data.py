@@ -55,8 +55,11 @@ class MailData:
     @classmethod
     def of(cls, octets: bytes, *, strict: bool = False) -> "MailData":
         """Mail data from octets at hand. Raises InvalidMail for NUL, and for bare CR or LF if strict."""
-        size, eight_bit, mended, wire_safe = survey((octets,), strict=strict)
-        return cls(lambda: (octets,), size, eight_bit, mended, wire_safe, strict, octets=octets)
+        ends = LineEnds(strict=strict)
+        mended = ends.mend(octets)
+        size = len(mended) + len(ends.end())
+        safe = not (ends.touched or mended[:1] == b"." or _LINE_DOT.search(mended))
+        return cls(lambda: (octets,), size, not mended.isascii(), not ends.touched, safe, strict=strict, octets=octets)
 
 
 def survey(chunks: Iterable[bytes], *, strict: bool = False) -> Survey:

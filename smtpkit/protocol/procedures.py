@@ -52,7 +52,7 @@ from smtpkit.protocol.extension import NOTHING, Extensions
 from smtpkit.protocol.mail_data import MailData
 from smtpkit.protocol.mechanism import Identity, Mechanism
 from smtpkit.protocol.reply import Reply
-from smtpkit.protocol.steps import HEAR, PASS, Lost, Procedure, Run, Say, Secure, Step, Transfer, Transferred
+from smtpkit.protocol.steps import HEAR, PASS, Hear, Lost, Procedure, Run, Say, Secure, Step, Transfer, Transferred
 
 # More commands than this are never unanswered at once: their replies would fill the buffers between us.
 MOST_UNANSWERED = 200
@@ -258,7 +258,7 @@ def termination() -> Procedure[Reply]:
 def _parameters(envelope: Envelope, data: MailData, offered: Extensions) -> tuple[str, ...]:
     """The parameters of MAIL: what it tells of the mail. Raises NotSupported."""
     parameters = []
-    if data.size is not None and "SIZE" in offered:
+    if data.size is not None and "SIZE" in offered.keywords:
         parameters.append(f"SIZE={data.size}")
     if data.raw:
         parameters.append(_needed("BINARYMIME", "BODY=BINARYMIME", offered))
@@ -366,7 +366,7 @@ def plan(
         frozenset([path.address for path in envelope.forward_paths if path.required]),
         mail_data,
         chunked,
-        "PIPELINING" in offered,
+        "PIPELINING" in offered.keywords,
         lmtp,
         message_id,
         item,
@@ -391,13 +391,13 @@ class _Verdict:
 
     def judge(self, command: Command, reply: Reply) -> None:
         """Take in the reply to a command of the group. Raises what ends the session."""
+        if reply.positive and not isinstance(command, Data):
+            if isinstance(command, Rcpt):
+                self.accepted.append(command.path)
+            return
         if reply.closing:
             raise ServiceClosing(reply, command.verb)
         match command:
-            case Rcpt() if reply.positive:
-                self.accepted.append(command.path)
-            case Mail() if reply.positive:
-                pass
             case Data():
                 self.data = reply
             case Mail() if reply.negative:
@@ -405,9 +405,9 @@ class _Verdict:
             case Rcpt() if reply.negative:
                 if self.sender is None:
                     self.refused[command.path] = reply
-            case Rset() if not reply.positive:
+            case Rset():
                 raise Refused(reply, "RSET")
-            case _ if not reply.positive:
+            case _:
                 raise ProtocolViolation(f"{command.verb} answered by {reply}")
 
     @property
@@ -502,8 +502,11 @@ def _transact(plan: Plan, verdict: _Verdict, *, reset: bool) -> Generator[Step, 
             transferred = yield Transfer(plan.mail_data, chunked=True)
             if transferred.whole:
                 yield PASS
-        for command in said:
-            verdict.judge(command, (yield HEAR))
+        heard = 0
+        while heard < len(said):
+            for reply in (yield Hear(len(said) - heard)):
+                verdict.judge(said[heard], reply)
+                heard += 1
     if (error := verdict.stopped) is not None:
         verdict.error = error
         if transferred is not None:

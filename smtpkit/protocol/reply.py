@@ -4,6 +4,7 @@ Rules: a reply is judged by its first digit; its text is never matched; limits h
 """
 
 import re
+from collections import deque
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -103,18 +104,18 @@ class Reply:
 
 
 class ReplyReader:
-    """Takes replies out of octets, however they are split.
+    """Takes replies out of octets, however they are split. What is malformed is so each time it is asked for.
 
     ``feed`` adds what has arrived; ``next`` returns the next whole reply or None. ``pending`` says whether octets are
     left that no reply has been made of. A server says the same few lines again and again: a short line that was read
-    before is looked up, not read.
+    before is looked up, not read. ``line``: the most octets of a line, where that is less than the limits allow.
     """
 
-    __slots__ = ("_at", "_code", "_known", "_lines", "_rest", "_size", "_texts")
+    __slots__ = ("_code", "_known", "_lines", "_longest", "_rest", "_size", "_texts")
 
-    def __init__(self) -> None:
-        self._lines: list[bytes] = []  # whole ones, without their LF
-        self._at = 0  # the next of them
+    def __init__(self, line: int | None = None) -> None:
+        self._longest = line
+        self._lines: deque[bytes] = deque()  # whole ones, without their LF
         self._rest = b""  # the beginning of a line
         self._known: dict[bytes, Reply] = {}
         self._code = b""
@@ -124,34 +125,36 @@ class ReplyReader:
     @property
     def pending(self) -> bool:
         """Are octets left that no reply has been made of?"""
-        return self._at < len(self._lines) or self._rest != b"" or self._texts != []
+        return bool(self._lines or self._rest or self._texts)
 
     def feed(self, octets: bytes) -> None:
         """Add what has arrived."""
         lines = (self._rest + octets).split(b"\n")
         self._rest = lines.pop()
-        self._lines = self._lines[self._at :] + lines if self._at < len(self._lines) else lines
-        self._at = 0
+        self._lines += lines
 
     def next(self, limits: ReplyLimits = USUAL) -> Reply | None:
         """The next whole reply, or None if more octets are needed. Raises MalformedReply."""
-        while self._at < len(self._lines):
-            line = self._lines[self._at]
-            self._at += 1
-            known = self._known.get(line)
-            if known is not None and not self._texts:
-                return known
-            reply = self._read(line, limits)
+        lines = self._lines
+        while lines:
+            reply = self._known.get(lines[0])
+            if reply is None or self._texts:
+                reply = self._read(lines[0], limits)
+            lines.popleft()
             if reply is not None:
                 return reply
-        if len(self._rest) > limits.line:
-            raise MalformedReply(f"a reply line is longer than {limits.line} octets")
+        if self._rest:
+            self._check_line(self._rest, limits)
         return None
+
+    def _check_line(self, line: bytes, limits: ReplyLimits) -> None:
+        longest = limits.line if self._longest is None else min(self._longest, limits.line)
+        if len(line) > longest:
+            raise MalformedReply(f"a reply line is longer than {longest} octets")
 
     def _read(self, line: bytes, limits: ReplyLimits) -> Reply | None:
         """Read a line; the reply, if it is the last one of it."""
-        if len(line) > limits.line:
-            raise MalformedReply(f"a reply line is longer than {limits.line} octets")
+        self._check_line(line, limits)
         text = line.removesuffix(b"\r")
         found = _LINE.match(text)
         if found is None:

@@ -24,9 +24,16 @@ class Say:
 
 
 class Hear:
-    """Wait for the reply to the oldest of this procedure's commands that is not answered yet. Comes back: Reply."""
+    """Wait for the reply to the oldest of this procedure's commands that is not answered yet. Comes back: Reply.
 
-    __slots__ = ()
+    ``most``: wait for the replies to so many of them. Comes back: a list of those that have arrived, at least one; one
+    that closes the channel is the last of its list.
+    """
+
+    __slots__ = ("most",)
+
+    def __init__(self, most: int = 0) -> None:
+        self.most = most
 
 
 @dataclass(slots=True)

@@ -8,6 +8,7 @@ gone; where it raises, what the transport still holds is thrown away at once, or
 
 import asyncio
 import os
+import select
 import sys
 import time
 from collections.abc import Callable, Generator
@@ -104,6 +105,7 @@ class AsyncioStream(asyncio.BufferedProtocol):
         "_lost",
         "_paused",
         "_pieces",
+        "_poll",
         "_timer",
         "_timer_at",
         "_transport",
@@ -123,6 +125,7 @@ class AsyncioStream(asyncio.BufferedProtocol):
         self._loop = loop
         self._transport: asyncio.Transport | None = None
         self._fd = -1  # for a look into the kernel; -1 where there is none, or no more
+        self._poll: Any = None  # says whether a look pays: to find nothing by reading is an exception
         self._buffer = _receive_buffer(loop)
         self._pieces: list[bytes] = []
         self._unread = 0
@@ -143,6 +146,9 @@ class AsyncioStream(asyncio.BufferedProtocol):
         self._transport.set_write_buffer_limits(high=0)
         if os.name == "posix":
             self._fd = transport.get_extra_info("socket").fileno()
+        if hasattr(select, "poll"):
+            self._poll = select.poll()
+            self._poll.register(self._fd, select.POLLIN)
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's signature
         return self._buffer
@@ -222,8 +228,7 @@ class AsyncioStream(asyncio.BufferedProtocol):
         if left > 0:
             await asyncio.sleep(left)
 
-    def now(self) -> float:
-        return time.monotonic()
+    now = staticmethod(time.monotonic)
 
     def abort(self) -> None:
         if self._lost is None:
@@ -338,7 +343,7 @@ class AsyncioStream(asyncio.BufferedProtocol):
 
     def _look(self) -> None:
         """Take in what the kernel has, without waiting for the loop's turn."""
-        if self._fd < 0 or self._ended:
+        if self._fd < 0 or self._ended or (self._poll is not None and not self._poll.poll(0)):
             return
         try:
             octets = os.read(self._fd, 65536)

@@ -49,9 +49,13 @@ class BlockingStream(SocketStream):
     interruption: Interruption | None = None
 
     async def _wait(self, *, reading: bool, writing: bool) -> None:
-        if not wait_for(
-            self._socket, reading=reading, writing=writing, deadline=self.deadline, interruption=self.interruption
-        ):
+        if self._poll is not None and not writing and self.interruption is None:
+            ready = bool(self._poll.poll(_milliseconds(self.deadline)))
+        else:
+            ready = wait_for(
+                self._socket, reading=reading, writing=writing, deadline=self.deadline, interruption=self.interruption
+            )
+        if not ready:
             raise TimeoutError(f"{self.peer} was silent for too long")
 
     async def _give_turn(self) -> None:
@@ -69,6 +73,11 @@ class BlockingStream(SocketStream):
             time.sleep(left)  # noqa: ASYNC251 - the caller blocks anyway
 
 
+def _milliseconds(deadline: float | None) -> int | None:
+    """How long until then, for poll: rounded up, or the last fraction would be a busy loop; it counts in a C int."""
+    return None if deadline is None else min(max(0, math.ceil((deadline - time.monotonic()) * 1000)), 2**31 - 1)
+
+
 def wait_for(
     waiting: socket.socket | None,
     *,
@@ -78,7 +87,6 @@ def wait_for(
     interruption: Interruption | None = None,
 ) -> bool:
     """Wait until the socket is ready; False if the deadline (time.monotonic) came first. Raises Interrupted."""
-    left = None if deadline is None else max(0.0, deadline - time.monotonic())
     bell = None if interruption is None else interruption.bell
     if hasattr(select, "poll"):
         poll = select.poll()
@@ -86,10 +94,9 @@ def wait_for(
             poll.register(waiting, (select.POLLIN if reading else 0) | (select.POLLOUT if writing else 0))
         if bell is not None:
             poll.register(bell, select.POLLIN)
-        # Rounded up, or the last fraction of a millisecond would be a busy loop; poll counts in a C int.
-        found = poll.poll(None if left is None else min(math.ceil(left * 1000), 2**31 - 1))
-        ready = {number for number, _ in found}
+        ready = {number for number, _ in poll.poll(_milliseconds(deadline))}
     else:
+        left = None if deadline is None else max(0.0, deadline - time.monotonic())
         observed = [] if waiting is None else [waiting]
         heard = [*(observed if reading else []), *([] if bell is None else [bell])]
         ready = {

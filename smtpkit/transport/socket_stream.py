@@ -2,6 +2,7 @@
 
 # ruff: noqa: D102 - the methods are those of Stream, which says what they do
 
+import select
 import socket
 import struct
 import sys
@@ -9,7 +10,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from smtpkit.errors import ChannelLost, UsageError
 from smtpkit.transport.stream import RawSocket
@@ -45,6 +46,10 @@ class SocketStream(ABC):
         self._closed = False
         self._busy = False
         self._lost: OSError | None = None
+        self._poll: Any = None  # says whether the socket can be read: to find nothing by reading is an exception
+        if hasattr(select, "poll"):
+            self._poll = select.poll()
+            self._poll.register(connected, select.POLLIN)
 
     @abstractmethod
     async def _wait(self, *, reading: bool, writing: bool) -> None:
@@ -106,13 +111,12 @@ class SocketStream(ABC):
             self._leave()
 
     def at_hand(self) -> bytes | None:
-        octets = self._taken_out()
+        octets = self._taken_out(look=self._poll is None or bool(self._poll.poll(0)))
         if octets is None and (self._closed or self._lost is not None):
             return b""
         return octets
 
-    def now(self) -> float:
-        return time.monotonic()
+    now = staticmethod(time.monotonic)
 
     def abort(self) -> None:
         self._closed = True

@@ -179,10 +179,8 @@ class Channel:
             case TimeoutError():
                 self.abandon(TimedOut(f"the {self._limit} limit ran out", limit=self._limit))
             case MalformedReply():
-                self._reader, self._over = (
-                    ReplyReader(self._reply_line),
-                    True,
-                )  # what follows it is no verdict on anything
+                self._over = True
+                self._reader = ReplyReader(self._reply_line)  # what follows it is no verdict on anything
                 violation = ProtocolViolation(str(error))
                 violation.__cause__ = error
                 self.abandon(violation)
@@ -296,10 +294,8 @@ class Channel:
         return (replies if most else replies[0]) if replies else None
 
     def _tell_reply(self, reply: Reply, started: Started[Any]) -> None:
-        at, secured = self.stream.now(), self.secured
-        self._observers.emit(
-            ReplyReceived(at=at, session=self._session, item=started.item, reply=reply, secured=secured)
-        )
+        at, session, item = self.stream.now(), self._session, started.item
+        self._observers.emit(ReplyReceived(at=at, session=session, item=item, reply=reply, secured=self.secured))
 
     async def _flush(self) -> None:
         """Write what was gathered; where nothing is owed for what was written before, nothing may have arrived."""
@@ -395,20 +391,26 @@ class Channel:
             self._begun = self.stream.now()
             self._tell(TransferStarted, started, size=data.size)
         started.end = inf
+        form = self._transfer_in_chunks if step.chunked and data.size is None else self._transfer_whole
         try:
-            if step.chunked and data.size is None:
-                return await self._transfer_in_chunks(step, telling, started)
-            return await self._transfer_whole(step, telling, started)
+            transferred = await form(step, telling, started)
         finally:
             if not telling.ended:
                 await telling.aclose()
+        if transferred.whole:
+            started.end = self._said
+            for _ in range(step.due - 1):
+                self._owed.append((END, started, self._said))
+            if self._observers.heard:
+                self._tell(TransferEnded, started, done=telling.done, took=self.stream.now() - self._begun)
+        return transferred
 
     async def _transfer_whole(self, step: Transfer, telling: Telling, started: Started[Any]) -> Transferred:
         """In DATA form, or as one BDAT."""
-        data = step.mail_data
-        transparency = None if step.chunked or data.wire_safe else Transparency()
+        size = step.mail_data.size or 0
+        transparency = None if step.chunked or step.mail_data.wire_safe else Transparency()
         if step.chunked:
-            self._say((Bdat(data.size or 0, last=True),), started)
+            self._say((Bdat(size, last=True),), started)
             self._mark(inf)
             started.end = inf
         else:
@@ -419,18 +421,14 @@ class Channel:
             if len(self._owed) == 1 and self._has_arrived():
                 self._mark(self._spoken)
                 return Transferred(1, whole=False, in_step=False)
-            if (
-                step.chunked
-                and data.size is not None
-                and (telling.done > data.size or (telling.ended and telling.done < data.size))
-            ):
-                raise InvalidMail(f"mail data: its source gave {telling.done} octets, not {data.size} as before")
+            if step.chunked and (telling.done > size or (telling.ended and telling.done < size)):
+                raise InvalidMail(f"mail data: its source gave {telling.done} octets, not {size} as before")
             await self._put(piece if transparency is None else transparency.double(piece), telling, started)
         if not step.chunked:
             self._out.append(END_MARK)
             self._said += len(END_MARK)
         self._mark(self._said)
-        return self._transferred(step.due, step.due - 1, telling, started)
+        return Transferred(step.due)
 
     async def _transfer_in_chunks(self, step: Transfer, telling: Telling, started: Started[Any]) -> Transferred:
         """As a BDAT for each piece, since the size of the whole is not known."""
@@ -445,7 +443,7 @@ class Channel:
             started.end = inf
             self._mark(self._said + len(piece))
             await self._put(piece, telling, started)
-        return self._transferred(chunks + step.due - 1, step.due - 1, telling, started)
+        return Transferred(chunks + step.due - 1)
 
     async def _put(self, piece: bytes, telling: Telling, started: Started[Any]) -> None:
         """Put a piece of mail data into what is gathered, which is written behind all but the last."""
@@ -460,15 +458,6 @@ class Channel:
             self._tell(TransferProgress, started, done=done, size=telling.size, rate=rate)
         if not telling.ended:
             await self._write()
-
-    def _transferred(self, due: int, more: int, telling: Telling, started: Started[Any]) -> Transferred:
-        """All of it is said, and ``more`` replies are owed than were asked for."""
-        started.end = self._said
-        for _ in range(more):
-            self._owed.append((END, started, self._said))
-        if self._observers.heard:
-            self._tell(TransferEnded, started, done=telling.done, took=self.stream.now() - self._begun)
-        return Transferred(due)
 
     def _mark(self, end: float) -> None:
         """Note where what the last reply is owed for ends."""

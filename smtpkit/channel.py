@@ -123,27 +123,31 @@ class Channel:
             if self._over:
                 raise ChannelLost("the session is over")
             await self._run(started, None)
-        except BaseException as error:  # noqa: BLE001  as in finish
+        except BaseException as error:  # noqa: BLE001  as in see_out
             if not (started.ended or started in self._queue):
                 self._queue.append(started)
             self._fail(error)
 
     async def finish(self, started: Started[T]) -> T:
         """Give replies to the oldest until this one has ended. Returns what it returned, raises what it raised."""
+        await self.see_out(started)
+        if started.error is not None:
+            raise started.error
+        return started.result
+
+    async def see_out(self, started: Started[Any]) -> None:
+        """The same, but what it raised is left in ``error``."""
         while not started.ended:
             try:
                 await self._give()
             except BaseException as error:  # noqa: BLE001  _fail raises it again, unless the procedures take it in
                 self._fail(error)
-        if started.error is not None:
-            raise started.error
-        return started.result
 
     async def flush(self) -> None:
         """Write what was gathered, without waiting for a reply. What goes wrong is told to the procedures."""
         try:
             await self._flush()
-        except BaseException as error:  # noqa: BLE001  as in finish
+        except BaseException as error:  # noqa: BLE001  as in see_out
             self._fail(error)
 
     def abandon(self, cause: SMTPError) -> None:

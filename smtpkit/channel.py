@@ -123,27 +123,31 @@ class Channel:
             if self._over:
                 raise ChannelLost("the session is over")
             await self._run(started, None)
-        except BaseException as error:  # noqa: BLE001  as in finish
+        except BaseException as error:  # noqa: BLE001  as in see_out
             if not (started.ended or started in self._queue):
                 self._queue.append(started)
             self._fail(error)
 
     async def finish(self, started: Started[T]) -> T:
         """Give replies to the oldest until this one has ended. Returns what it returned, raises what it raised."""
+        await self.see_out(started)
+        if started.error is not None:
+            raise started.error
+        return started.result
+
+    async def see_out(self, started: Started[Any]) -> None:
+        """The same, but what it raised is left in ``error``."""
         while not started.ended:
             try:
                 await self._give()
             except BaseException as error:  # noqa: BLE001  _fail raises it again, unless the procedures take it in
                 self._fail(error)
-        if started.error is not None:
-            raise started.error
-        return started.result
 
     async def flush(self) -> None:
         """Write what was gathered, without waiting for a reply. What goes wrong is told to the procedures."""
         try:
             await self._flush()
-        except BaseException as error:  # noqa: BLE001  as in finish
+        except BaseException as error:  # noqa: BLE001  as in see_out
             self._fail(error)
 
     def abandon(self, cause: SMTPError) -> None:
@@ -294,10 +298,8 @@ class Channel:
         return (replies if most else replies[0]) if replies else None
 
     def _tell_reply(self, reply: Reply, started: Started[Any]) -> None:
-        at, secured = self.stream.now(), self.secured
-        self._observers.emit(
-            ReplyReceived(at=at, session=self._session, item=started.item, reply=reply, secured=secured)
-        )
+        at, session, item = self.stream.now(), self._session, started.item
+        self._observers.emit(ReplyReceived(at=at, session=session, item=item, reply=reply, secured=self.secured))
 
     async def _flush(self) -> None:
         """Write what was gathered; where nothing is owed for what was written before, nothing may have arrived."""
@@ -393,20 +395,26 @@ class Channel:
             self._begun = self.stream.now()
             self._tell(TransferStarted, started, size=data.size)
         started.end = inf
+        form = self._transfer_in_chunks if step.chunked and data.size is None else self._transfer_whole
         try:
-            if step.chunked and data.size is None:
-                return await self._transfer_in_chunks(step, telling, started)
-            return await self._transfer_whole(step, telling, started)
+            transferred = await form(step, telling, started)
         finally:
             if not telling.ended:
                 await telling.aclose()
+        if transferred.whole:
+            started.end = self._said
+            for _ in range(step.due - 1):
+                self._owed.append((END, started, self._said))
+            if self._observers.heard:
+                self._tell(TransferEnded, started, done=telling.done, took=self.stream.now() - self._begun)
+        return transferred
 
     async def _transfer_whole(self, step: Transfer, telling: Telling, started: Started[Any]) -> Transferred:
         """In DATA form, or as one BDAT."""
-        data = step.mail_data
-        transparency = None if step.chunked or data.wire_safe else Transparency()
+        size = step.mail_data.size or 0
+        transparency = None if step.chunked or step.mail_data.wire_safe else Transparency()
         if step.chunked:
-            self._say((Bdat(data.size or 0, last=True),), started)
+            self._say((Bdat(size, last=True),), started)
             self._mark(inf)
             started.end = inf
         else:
@@ -417,18 +425,14 @@ class Channel:
             if len(self._owed) == 1 and self._has_arrived():
                 self._mark(self._spoken)
                 return Transferred(1, whole=False, in_step=False)
-            if (
-                step.chunked
-                and data.size is not None
-                and (telling.done > data.size or (telling.ended and telling.done < data.size))
-            ):
-                raise InvalidMail(f"mail data: its source gave {telling.done} octets, not {data.size} as before")
+            if step.chunked and (telling.done > size or (telling.ended and telling.done < size)):
+                raise InvalidMail(f"mail data: its source gave {telling.done} octets, not {size} as before")
             await self._put(piece if transparency is None else transparency.double(piece), telling, started)
         if not step.chunked:
             self._out.append(END_MARK)
             self._said += len(END_MARK)
         self._mark(self._said)
-        return self._transferred(step.due, step.due - 1, telling, started)
+        return Transferred(step.due)
 
     async def _transfer_in_chunks(self, step: Transfer, telling: Telling, started: Started[Any]) -> Transferred:
         """As a BDAT for each piece, since the size of the whole is not known."""
@@ -443,7 +447,7 @@ class Channel:
             started.end = inf
             self._mark(self._said + len(piece))
             await self._put(piece, telling, started)
-        return self._transferred(chunks + step.due - 1, step.due - 1, telling, started)
+        return Transferred(chunks + step.due - 1)
 
     async def _put(self, piece: bytes, telling: Telling, started: Started[Any]) -> None:
         """Put a piece of mail data into what is gathered, which is written behind all but the last."""

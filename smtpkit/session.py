@@ -489,8 +489,7 @@ class Session:
 
     async def settle(self, started: Started[Outcome], mail: "Prepared") -> Outcome:
         """Finish a transaction. Raises only what comes from outside."""
-        with suppress(SMTPError):
-            await self.channel.finish(started)
+        await self.channel.see_out(started)
         outcome = settled(started, mail)
         self.left_open = not outcome.accepted
         return outcome

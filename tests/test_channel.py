@@ -29,6 +29,8 @@ from tests.streams import MemoryStream, run
 
 ENVELOPE = Envelope.of("a@example.com", ["b@example.com"])
 OFFERED = Extensions.of(Reply(250, ("here", "PIPELINING", "CHUNKING", "8BITMIME")))
+DATA = MailData.of(b"Subject: x\r\n\r\nHello\r\n")
+PLAN = procedures.plan(ENVELOPE, DATA, OFFERED)
 PIECES = (b"x" * 70_000 + b"\r\n",) * 3
 
 
@@ -164,3 +166,51 @@ def test_what_a_mail_leaves_behind() -> None:
             gc.collect()
             blocks.append(sys.getallocatedblocks())
     assert blocks[1] - blocks[0] < 100
+
+
+def test_a_421_ends_what_is_heard() -> None:
+    """A server that leaves by a 421 for each command of a group has said one thing: that it leaves."""
+    channel = Channel(MemoryStream(lambda said: b"421 4.3.2 down\r\n" * said.count(b"\n")), Limits())
+    started = Started(procedures.transaction(PLAN), None)
+
+    async def send() -> Outcome:
+        await channel.start(started)
+        return await channel.finish(started)
+
+    with pytest.raises(ServiceClosing):
+        run(send())
+    assert started.heard == 1
+
+
+def test_a_refusal_before_a_malformed_reply_is_known() -> None:
+    """What was said within the grammar is heard, though what comes behind it in the same segment is not."""
+    stream = MemoryStream(lambda _: b"250 ok\r\n550 5.1.1 nobody\r\nwhat?\r\n")
+    channel = Channel(stream, Limits())
+    plan = procedures.plan(Envelope.of("a@example.com", ["b@example.com", "c@example.com"]), DATA, OFFERED)
+    outcome = run(channel.perform(procedures.transaction(plan)))
+    assert isinstance(outcome.error, ProtocolViolation)
+    assert list(outcome.refused) == ["b@example.com"]
+    assert channel.broken
+
+
+def test_a_group_is_heard_in_one_step() -> None:
+    """However many recipients there are, their replies that arrive together go to the procedure in one list."""
+    names = [f"r{number}@example.com" for number in range(100)]
+    plan = procedures.plan(Envelope.of("a@example.com", names), DATA, OFFERED)
+    procedure, steps = procedures.transaction(plan), 0
+
+    def counted() -> Procedure[Outcome]:
+        nonlocal steps
+        value = None
+        while True:
+            try:
+                step = procedure.send(value)
+            except StopIteration as end:
+                return end.value  # type: ignore[no-any-return]
+            steps += 1
+            value = yield step
+
+    replies = b"250 ok\r\n" * 101 + b"354 go\r\n"
+    stream = MemoryStream(lambda said: replies if b"MAIL" in said else b"250 ok\r\n")
+    assert len(run(Channel(stream, Limits()).perform(counted())).accepted) == 100
+    assert steps <= 6  # Say, Hear, Transfer, Pass, Hear

@@ -9,6 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from smtpkit.errors import InvalidMail
+from smtpkit.message.address import address_of, addresses_of
 from smtpkit.protocol.command import Auth, Command, Ehlo, Expn, Mail, Raw, Rcpt, Response, Vrfy
 from smtpkit.protocol.envelope import (
     Envelope,
@@ -268,6 +269,25 @@ def test_a_mailbox_is_only_a_mailbox(text: str) -> None:
     assert envelope.reverse_path == envelope.forward_paths[0].address == text
     rendered = Rcpt(text).render().decode()
     assert re.fullmatch(r'RCPT TO:<((?:"(?:[^"\\]|\\.)*"|[^<>" ]+)@[^<> ]+)>\r\n', rendered, re.DOTALL)[1] == text  # type: ignore[index]  # it matches
+
+
+plain_like = st.lists(
+    st.sampled_from([*"ab.@%_=+-!#", "ann@", "example.com", "Ann <", ">", "1.2", " "]), max_size=8
+).map("".join)
+
+
+@given(st.one_of(plain_like, plain_like.map("{}@example.com".format), mailbox_like, mailbox_like.map("A <{}>".format)))
+@example(f"{'a' * 65}@example.com")
+@example(f"ann@{'a' * 64}.example")
+@example(f"ann@{'.'.join(['a' * 63] * 4)}.example")
+def test_an_address_that_was_read_is_a_mailbox(text: str) -> None:
+    """What is read as an address would pass the check of the envelope, which is not asked again."""
+    try:
+        address = address_of(text, "to")
+    except InvalidMail:
+        return
+    assert check_mailbox(address) == address
+    assert addresses_of([text], "to") == addresses_of(text, "to") == [address]
 
 
 @given(mailbox_like)

@@ -488,7 +488,8 @@ def transaction(plan: Plan, *, reset: bool = False) -> Procedure[Outcome]:
 def _transact(plan: Plan, verdict: _Verdict, *, reset: bool) -> Generator[Step, Any, SMTPError | None]:
     group: list[Command] = [Rset()] if reset else []
     group += (plan.mail, *plan.recipients)
-    if plan.joined and not plan.chunked:
+    joined = plan.joined
+    if joined and not plan.chunked:
         group.append(Data())
     transferred: Transferred | None = None
     most = MOST_UNANSWERED if plan.pipelining else 1
@@ -497,7 +498,7 @@ def _transact(plan: Plan, verdict: _Verdict, *, reset: bool) -> Generator[Step, 
             break
         said = group[start : start + most]
         yield Say(*said)
-        if plan.joined and plan.chunked and start + most >= len(group):
+        if joined and plan.chunked and start + most >= len(group):
             verdict.doubt = True
             transferred = yield Transfer(plan.mail_data, chunked=True)
             if transferred.whole:

@@ -9,6 +9,7 @@ from smtpkit.protocol.envelope import (
     ForwardPath,
     check_address_literal,
     check_mailbox,
+    plain_path,
     utf8_addr_unitext,
     utf8_addr_xtext,
     xtext,
@@ -44,6 +45,11 @@ MAILBOXES = [
 def test_mailbox(text: str) -> None:
     """A Mailbox of RFC 5321 section 4.1.2, with the letters of RFC 6531, is taken as it stands."""
     assert check_mailbox(text) == text
+
+
+def test_plain_path() -> None:
+    """The path of an address that was checked before is the one that checks it."""
+    assert plain_path("ann@example.com", required=True) == ForwardPath("ann@example.com", required=True)
 
 
 NOT_MAILBOXES = [

@@ -121,6 +121,25 @@ def test_limits_are_for_one_reply() -> None:
     assert len(read(octet_by_octet(largest * 3), SMALL)[0]) == 3
 
 
+def test_what_is_malformed_stays_so() -> None:
+    """A malformed reply is raised each time the next one is asked for: no other is taken for it."""
+    reader = ReplyReader()
+    reader.feed(b"250 ok\r\nwhat?\r\n250 ok\r\n")
+    assert reader.next() == Reply(250, ("ok",))
+    for _ in range(3):
+        with pytest.raises(MalformedReply, match="what"):
+            reader.next()
+
+
+def test_the_longest_line_of_a_reader() -> None:
+    """A reader may take shorter lines than the limits of a command allow, whole ones and those that have no end yet."""
+    for octets in (b"250 456789\r\n", b"250 4567890"):
+        reader = ReplyReader(10)
+        reader.feed(octets)
+        with pytest.raises(MalformedReply, match="longer than 10 octets"):
+            reader.next()
+
+
 def test_pending() -> None:
     """The reader says whether octets are left of which no reply was made, lines of a reply under way among them."""
     reader = ReplyReader()

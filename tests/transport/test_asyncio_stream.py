@@ -159,3 +159,16 @@ async def test_one_turn_of_the_loop_for_a_reply(monkeypatch: pytest.MonkeyPatch)
             assert await stream.receive() == b"x"
         assert looks <= 52
         await stream.aclose()
+
+
+@pytest.mark.asyncio
+async def test_nothing_is_read_where_nothing_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look reads only what has arrived: where nothing has, it costs neither a read nor the exception of one."""
+    with peer(echo) as port:
+        stream = await _connect(port)
+        with monkeypatch.context() as patched:
+            patched.setattr("os.read", None)
+            assert stream.at_hand() is None
+        await stream.send(b"x")
+        assert await stream.receive() == b"x"
+        await stream.aclose()

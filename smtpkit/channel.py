@@ -78,7 +78,7 @@ class Channel:
         self._session = session
         self._reply_line = reply_line
         self._reader = ReplyReader(reply_line)
-        self._early: deque[Reply] = deque()  # heard before it was asked for
+        self._early: list[Reply] = []  # heard before it was asked for
         self._queue: deque[Started[Any]] = deque()
         self._owed: deque[Owed] = deque()
         self._out: list[bytes] = []
@@ -282,7 +282,7 @@ class Channel:
                 command, whose, end = owed[0]
                 if end > spoken or whose is not started:
                     break
-                reply = early.popleft() if early else self._reader.next(command.replies)
+                reply = early.pop(0) if early else self._reader.next(command.replies)
                 if reply is None:
                     break
                 owed.popleft()
@@ -361,7 +361,7 @@ class Channel:
         """The replies that arrived beyond those owed for what was spoken, and those to chunks of mail data."""
         words = []
         try:
-            while (reply := self._early.popleft() if self._early else self._reader.next()) is not None:
+            while (reply := self._early.pop(0) if self._early else self._reader.next()) is not None:
                 asked = self._owed and self._owed[0][2] <= self._spoken
                 if not asked or isinstance(self._owed.popleft()[0], Bdat):
                     words.append(reply)

@@ -7,9 +7,9 @@ repeated only where that is wished. It knows no clock and throws no dice: both a
 from collections.abc import Collection
 from dataclasses import dataclass
 from math import isfinite
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from smtpkit.errors import InDoubt, Outcome, ProtocolViolation, SMTPError, UsageError
+from smtpkit.errors import InDoubt, Outcome, ProtocolViolation, RecipientsRefused, SMTPError, UsageError
 
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86_400.0  # seconds
 
@@ -44,12 +44,11 @@ class Retry:
     in_doubt: Literal["hold", "retry"] = "retry"
 
     def __post_init__(self) -> None:
-        if isinstance(self.attempts, bool) or not isinstance(self.attempts, int) or self.attempts < 1:
-            raise UsageError(f"attempts {self.attempts!r}: a whole number, at least 1")
-        for name, least in _LEAST.items():
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value) or value < least:
-                raise UsageError(f"{name} {value!r}: a number, at least {least}")
+        for name, (kind, least) in _LEAST.items():
+            value: object = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, kind) or not isfinite(value) or value < least:
+                what = "a whole number" if kind is int else "a number"
+                raise UsageError(f"{name} {value!r}: {what}, at least {least}")
         if self.jitter > 1:
             raise UsageError(f"jitter {self.jitter!r}: a share of the pause, 0 to 1")
         if self.in_doubt not in {"hold", "retry"}:
@@ -117,8 +116,19 @@ class Retry:
         return pause * (1 + self.jitter * chance)
 
 
-_LEAST = {"first": 0, "factor": 1, "most": 0, "jitter": 0, "greylisted": 0, "maximum_age": 0}
+_NUMBER = (int, float)
+_LEAST: dict[str, tuple[Any, int]] = {
+    "attempts": (int, 1),
+    "first": (_NUMBER, 0),
+    "factor": (_NUMBER, 1),
+    "most": (_NUMBER, 0),
+    "jitter": (_NUMBER, 0),
+    "greylisted": (_NUMBER, 0),
+    "maximum_age": (_NUMBER, 0),
+}
 
 
 def _outcome(what: Outcome | SMTPError) -> Outcome:
-    return what if isinstance(what, Outcome) else what.outcome or Outcome(error=what)
+    if isinstance(what, Outcome):
+        return what
+    return what.outcome or Outcome(refused=what.refused if isinstance(what, RecipientsRefused) else {}, error=what)

@@ -1,0 +1,425 @@
+"""The queue worker: sends what waits in a spool, several mails at once, and tries again what was refused for now.
+
+Rules: a file is settled by what is known, also when the worker is broken into: accepted for all is sent; certainly not
+sent is queued again, with the time of its next attempt; what may have been accepted stays as it is, or is repeated,
+as the policy says. Who has the mail is taken off its envelope first. An error that befalls before a mail is begun says
+nothing about that mail: no attempt is counted, and nothing else is tried until the outage is over.
+
+How often a mail was tried, who was refused for good, and what was said last is written into its file (its notes).
+"""
+
+import os
+import random
+import time
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
+
+from smtpkit.errors import InvalidMail, Outcome, SMTPError, SpoolError, UsageError
+from smtpkit.events import Attempted, Settled
+from smtpkit.message.message import Prepared, prepare
+from smtpkit.observers import Observers
+from smtpkit.options import Options
+from smtpkit.protocol.envelope import ForwardPath
+from smtpkit.retry import Retry
+from smtpkit.session import Session, deliver
+from smtpkit.spool import Entry, Spool, Unfit
+from smtpkit.transport.connect import run_in_worker
+
+if TYPE_CHECKING:
+    import anyio
+    import anyio.abc
+
+    from smtpkit.message.message import DSN
+
+T = TypeVar("T")
+
+BRIEFLY = 0.05  # seconds between two looks for what is due, at least
+GRACE = 30.0  # seconds for what is in flight when the worker is stopped
+
+
+class _Plan(NamedTuple):
+    """How the file of a mail is to be settled."""
+
+    state: Literal["sent", "queued", "sending", "failed"]
+    accepted: tuple[str, ...]
+    notes: Mapping[str, Any]
+    until: float | None = None
+
+
+class Worker:
+    """Sends what waits in the directory of a spool; made by ``Client.worker``. Any number may share a directory.
+
+    ``run`` or ``watch`` once at a time. What was refused for good, for anybody, ends as ``.failed``: its envelope is
+    for those who did not get it, and its notes say why. So does what is no mail. ``now`` is the time of day (seconds
+    since 1970) and ``chance`` a random number from 0 to 1.
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        retry: Retry,
+        keep: bool,
+        options: Options,
+        lease: Callable[[float | None], AbstractAsyncContextManager[Session]],
+        observers: Observers,
+        now: Callable[[], float] = time.time,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self._directory = directory
+        self._retry = retry
+        self._keep = keep
+        self._options = options
+        self._lease = lease
+        self._observers = observers
+        self._now = now
+        self._chance = chance
+        self._stopping = False
+        self._fault: SMTPError | None = None  # what ends the work
+        self._down: SMTPError | None = None  # no session can be had
+        self._outages = 0  # in a row
+        self._known: set[str] = set()  # files that cannot be settled, and were told of
+        self._heard: dict[Any, Outcome] = {}
+        self._scope: anyio.CancelScope | None = None
+        self._bell: anyio.Event
+        self._slots: anyio.Semaphore
+        self._spool: Spool
+
+    async def run(self, *, wait: bool = False) -> None:
+        """Work until nothing is due; with ``wait`` until nothing is queued any more, whenever it is due.
+
+        Raises what ended it early: that no session could be had (with ``wait`` only what time does not mend, as a
+        refused login), or SpoolError. What was not sent is queued then.
+        """
+        async with self._open() as tasks:
+            while await self._go_on(patient=wait):
+                if not await self._round(tasks):
+                    await self._land()
+                    if self._down is None and not (wait and await self._rest_until_due()):
+                        break
+
+    async def watch(self, *, interval: float = 5.0) -> None:
+        """Work until ``stop``; look for new files every ``interval`` seconds. Raises as ``run(wait=True)`` does."""
+        if not interval > 0:
+            raise UsageError(f"interval {interval!r}: seconds, more than 0")
+        async with self._open() as tasks:
+            while await self._go_on(patient=True):
+                await self._round(tasks)
+                await self._rest(interval)
+
+    def stop(self, *, within: float = GRACE) -> None:
+        """Take no more; what is in flight has so many seconds to be settled, then it is given back or in doubt.
+
+        To be called in the event loop of ``run`` or ``watch``, which return then.
+        """
+        import anyio
+
+        self._stopping = True
+        if self._scope is not None:
+            self._scope.deadline = min(self._scope.deadline, anyio.current_time() + within)
+            self._bell.set()
+
+    # The work
+
+    @asynccontextmanager
+    async def _open(self) -> "AsyncGenerator[anyio.abc.TaskGroup]":
+        import anyio
+
+        if self._scope is not None:
+            raise UsageError("busy: this worker works already")
+        self._fault = self._down = None
+        self._outages = 0
+        self._bell = anyio.Event()
+        self._slots = anyio.Semaphore(self._options.connections)
+        with anyio.CancelScope() as self._scope:
+            try:
+                self._spool = await _disk(partial(Spool, self._directory))
+                quiet = self._observers.on(Settled, self._hear)
+                try:
+                    async with anyio.create_task_group() as tasks:
+                        yield tasks
+                finally:
+                    quiet()
+                    await _disk(self._spool.close)
+            finally:
+                self._scope, self._stopping = None, False
+        if self._fault is not None:
+            raise self._fault
+
+    async def _go_on(self, *, patient: bool) -> bool:
+        """Is there more to do? Waits where an outage has to be waited for."""
+        if self._down is not None:
+            await self._land()
+            error, self._down = self._down, None
+            if not patient or not self._retry.mends(error):
+                self._end(error)
+            else:
+                self._outages += 1
+                await self._rest(self._retry.pause(self._outages, self._chance()))
+        return not self._stopping
+
+    def _end(self, error: SMTPError) -> None:
+        self._fault = self._fault or error
+        self._stopping = True
+
+    async def _rest(self, seconds: float) -> None:
+        import anyio
+
+        with anyio.move_on_after(seconds):
+            await self._bell.wait()
+
+    async def _land(self) -> None:
+        """Wait until nothing is in flight."""
+        for _ in range(self._options.connections):
+            await self._slots.acquire()
+        for _ in range(self._options.connections):
+            self._slots.release()
+
+    async def _rest_until_due(self) -> bool:
+        """Wait until the first of what is put off may be due; False if nothing is queued."""
+        files = await _disk(self._spool.files)
+        queued = [file for file in files if file.state == "queued" and file.path not in self._known]
+        if queued:
+            await self._rest(max(min(file.until or 0.0 for file in queued) - self._now(), BRIEFLY))
+        return queued != []
+
+    async def _round(self, tasks: "anyio.abc.TaskGroup") -> bool:
+        """Take what is due, and begin to send it. Was there anything?"""
+        some = False
+        claimed = self._spool.claim(in_doubt=self._retry.in_doubt, now=self._now())
+        while True:
+            await self._slots.acquire()
+            taken = await self._take(claimed)
+            if isinstance(taken, Entry):
+                some = True
+                tasks.start_soon(self._attempt, taken)
+                continue
+            self._slots.release()
+            if taken is None:
+                return some
+            some = self._tell_unfit(taken) or some
+
+    async def _take(self, claimed: Iterator[Entry | Unfit]) -> Entry | Unfit | None:
+        """The next file, unless there is none, or a reason to stop."""
+        while not self._stopping and self._down is None:
+            try:
+                taken: Entry | Unfit | None = await _disk(partial(next, claimed, None))
+                if isinstance(taken, Entry) and not _paths(taken):  # a crash came between writing it down and this
+                    await _disk(taken.failed)
+                    continue
+            except SpoolError as error:
+                self._end(error)
+                break
+            if isinstance(taken, Entry) and self._is_over(taken):
+                taken.leave()
+                continue
+            return taken
+        return None
+
+    def _is_over(self, entry: Entry) -> bool:
+        """Is it in doubt after its last attempt? Then it stays so, for a human."""
+        return entry.in_doubt and self._retry.used_up(_attempts(entry), self._age(entry)) and _attempts(entry) > 0
+
+    def _age(self, entry: Entry) -> float:
+        return 0.0 if entry.since is None else max(self._now() - entry.since, 0.0)
+
+    # One mail
+
+    async def _attempt(self, entry: Entry) -> None:
+        """Send a mail, and settle its file."""
+        import anyio
+
+        path, begun = entry.path, False
+
+        @asynccontextmanager
+        async def lease() -> AsyncGenerator[Session]:
+            nonlocal begun
+            begun = False  # where a session that was used before turns out to be dead, it goes by another
+            async with self._lease(until) as session:
+                begun = True
+                yield session
+
+        try:
+            total = self._options.limits.total
+            until = None if total is None else time.monotonic() + total
+            try:
+                outcome = await deliver(path, _prepared(entry), lease, self._observers, until)
+            except SMTPError as error:
+                outcome = error.outcome or Outcome(item=path, error=error)
+            except BaseException:
+                with anyio.CancelScope(shield=True):
+                    await self._break_off(entry, self._heard.get(path, Outcome()))
+                raise
+            if begun:
+                self._outages = 0
+            elif outcome.error is not None:
+                self._down = outcome.error
+            await self._settle(entry, outcome, begun=begun)
+        except SpoolError as error:
+            self._end(error)
+        finally:
+            self._heard.pop(path, None)
+            entry.leave()
+            self._slots.release()
+
+    def _hear(self, event: Settled) -> None:
+        self._heard[event.item] = event.outcome
+
+    async def _break_off(self, entry: Entry, outcome: Outcome) -> None:
+        """Settle a mail in whose sending somebody broke in: by what is known; no attempt is counted."""
+        if outcome.accepted or outcome.in_doubt:
+            await self._settle(entry, outcome, begun=True)
+        else:
+            await _disk(entry.give_back)
+
+    async def _settle(self, entry: Entry, outcome: Outcome, *, begun: bool) -> None:
+        """Settle the file of a mail, and tell of it. Raises SpoolError."""
+        if begun or self._age(entry) >= self._retry.maximum_age:
+            plan = self._plan(entry, outcome)
+        else:
+            plan = _Plan("queued", (), entry.notes)
+        state: Any = plan.state
+        try:
+            await _disk(partial(_carry_out, entry, plan, keep=self._keep))
+        except SpoolError:
+            state = entry.path.rpartition(".")[2]
+            raise
+        finally:
+            self._observers.emit(
+                Attempted(
+                    at=time.monotonic(),
+                    session=0,
+                    item=outcome.item,
+                    path=entry.path,
+                    state=state,
+                    outcome=outcome,
+                    attempts=plan.notes.get("attempts", 0),
+                    until=plan.until,
+                )
+            )
+
+    def _plan(self, entry: Entry, outcome: Outcome) -> _Plan:
+        """What is to be done with a file after an attempt."""
+        tried, attempts = _paths(entry), _attempts(entry) + 1
+        again = self._retry.again(
+            outcome,
+            [path.address for path in tried],
+            required=[path.address for path in tried if path.required],
+            attempts=attempts,
+            age=self._age(entry),
+            chance=self._chance(),
+        )
+        left = again.recipients if again is not None else ()
+        words = {
+            path.address: str(outcome.refused.get(path.address, outcome.error))
+            for path in tried
+            if path.address not in outcome.accepted and path.address not in outcome.in_doubt
+        }
+        lost = _refused(entry) | {path: text for path, text in words.items() if path not in left}
+        said = str(outcome.error) if outcome.error is not None else "; ".join(f"<{p}> {w}" for p, w in words.items())
+        notes = {"attempts": attempts, "said": said} | ({"refused": lost} if lost else {})
+        if outcome.in_doubt and not set(outcome.in_doubt) <= set(left):
+            return _Plan("sending", outcome.accepted, notes)
+        if again is not None:
+            return _Plan("queued", outcome.accepted, notes, self._now() + again.pause)
+        return _Plan("failed" if lost else "sent", outcome.accepted, notes)
+
+    def _tell_unfit(self, unfit: Unfit) -> bool:
+        """Tell of a file that cannot be sent; False if that was told before."""
+        if unfit.path in self._known:
+            return False
+        self._known.add(unfit.path)
+        self._observers.emit(
+            Attempted(
+                at=time.monotonic(),
+                session=0,
+                item=unfit.path,
+                path=unfit.path,
+                state="failed" if isinstance(unfit.error, InvalidMail) else "queued",
+                outcome=Outcome(item=unfit.path, error=unfit.error),
+            )
+        )
+        return True
+
+
+async def enqueue(
+    directory: str | os.PathLike[str],
+    message: Any,
+    sender: str | None = None,
+    recipients: str | Iterable[str] | None = None,
+    *,
+    dsn: "DSN | None" = None,
+    require_tls: bool = False,
+) -> str:
+    """Put a mail into the directory of a spool, for a worker; return the path of its file.
+
+    Everything is as for ``Client.send``. The mail is on the disk then, and survives a power cut. The directory is
+    there already, and belongs to this user. Raises InvalidMail, UsageError and SpoolError: nothing is queued then.
+    """
+    mail = await prepare(message, sender, recipients, dsn=dsn, require_tls=require_tls, run=run_in_worker)
+
+    def add() -> str:
+        with Spool(directory) as spool:
+            return spool.add(mail.envelope, mail.mail_data, message_id=mail.message_id)
+
+    return await _disk(add)
+
+
+async def _disk(function: Callable[[], T]) -> T:
+    """Run what blocks on the disk in a worker thread, to its end, whatever has been cancelled meanwhile."""
+    import anyio
+    import anyio.to_thread
+
+    with anyio.CancelScope(shield=True):
+        return await anyio.to_thread.run_sync(function)
+    raise AssertionError
+
+
+async def _prepared(entry: Entry) -> Prepared:
+    """The mail of an entry, for whom it is still to be sent to."""
+    envelope = replace(entry.envelope, forward_paths=_paths(entry))
+    return Prepared(envelope, entry.mail_data, entry.message_id, entry.path)
+
+
+def _attempts(entry: Entry) -> int:
+    """How often it was tried before."""
+    attempts = entry.notes.get("attempts")
+    return attempts if isinstance(attempts, int) else 0
+
+
+def _refused(entry: Entry) -> dict[str, str]:
+    """Who was refused for good by earlier attempts, and by what words."""
+    refused = entry.notes.get("refused")
+    return dict(refused) if isinstance(refused, dict) else {}
+
+
+def _paths(entry: Entry) -> tuple[ForwardPath, ...]:
+    """Whom the mail is still to be sent to."""
+    refused = _refused(entry)
+    return tuple(path for path in entry.envelope.forward_paths if path.address not in refused)
+
+
+def _carry_out(entry: Entry, plan: _Plan, *, keep: bool) -> None:
+    """Settle a file as planned. Raises SpoolError, where it could not be written down who has the mail: in doubt."""
+    if plan.state == "sent":
+        entry.sent(keep=keep)
+        return
+    try:
+        entry.served(plan.accepted, notes=plan.notes)
+    except SpoolError:
+        if not plan.accepted:
+            _let_rest(entry, plan)
+        raise
+    _let_rest(entry, plan)
+
+
+def _let_rest(entry: Entry, plan: _Plan) -> None:
+    if plan.state == "queued":
+        entry.give_back(until=plan.until)
+    elif plan.state == "failed":
+        entry.failed()
+    else:
+        entry.leave()

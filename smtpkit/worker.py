@@ -164,6 +164,7 @@ class Worker:
     def _end(self, error: SMTPError) -> None:
         self._fault = self._fault or error
         self._stopping = True
+        self._bell.set()
 
     async def _rest(self, seconds: float) -> None:
         import anyio
@@ -179,8 +180,12 @@ class Worker:
             self._slots.release()
 
     async def _rest_until_due(self) -> bool:
-        """Wait until the first of what is put off may be due; False if nothing is queued."""
-        files = await _disk(self._spool.files)
+        """Wait until the first of what is put off may be due, or for a stop; False if nothing is queued."""
+        try:
+            files = await _disk(self._spool.files)
+        except SpoolError as error:
+            self._end(error)
+            return False
         queued = [file for file in files if file.state == "queued" and file.path not in self._known]
         if queued:
             await self._rest(max(min(file.until or 0.0 for file in queued) - self._now(), BRIEFLY))

@@ -194,7 +194,7 @@ class Worker:
     async def _round(self, tasks: "anyio.abc.TaskGroup") -> bool:
         """Take what is due, and begin to send it. Was there anything?"""
         some = False
-        claimed = self._spool.claim(in_doubt=self._retry.in_doubt, now=self._now())
+        claimed = self._spool.claim(in_doubt=self._retry.in_doubt, now=self._now)
         while True:
             await self._slots.acquire()
             taken = await self._take(claimed)
@@ -260,7 +260,7 @@ class Worker:
                 raise
             if begun:
                 self._outages = 0
-            elif outcome.error is not None:
+            else:
                 self._down = outcome.error
             await self._settle(entry, outcome, begun=begun)
         except SpoolError as error:
@@ -379,8 +379,8 @@ async def _disk(function: Callable[[], T]) -> T:
     import anyio.to_thread
 
     with anyio.CancelScope(shield=True):
-        return await anyio.to_thread.run_sync(function)
-    raise AssertionError
+        result = await anyio.to_thread.run_sync(function)
+    return result  # noqa: RET504  a scope may swallow what is raised in it
 
 
 async def _prepared(entry: Entry) -> Prepared:

@@ -824,7 +824,7 @@ def test_directory_is_renamed(folder: Path, spool: Spool) -> None:
 def due(spool: Spool, now: float, *, until: float | None = None) -> int:
     """How many mails are taken at a time; they are given back, until another."""
     count = 0
-    for entry in spool.claim(now=now):
+    for entry in spool.claim(now=lambda: now):
         assert isinstance(entry, Entry)
         entry.give_back(until=until)
         count += 1

@@ -588,9 +588,11 @@ async def test_stop_while_it_waits(folder: Path, server: Server) -> None:
     await add(folder, BOB)
     async with smtpkit.Client(server.url) as client, anyio.create_task_group() as tasks:
         worker = client.worker(folder, retry=smtpkit.Retry(first=1000))
+        put_off = anyio.Event()
+        client.on(smtpkit.Attempted, lambda _: put_off.set())
         tasks.start_soon(lambda: worker.run(wait=True))
-        while (await listed(folder)).until is None:  # noqa: ASYNC110  another task's work, which tells nobody
-            await anyio.sleep(0.01)
+        await put_off.wait()
+        await anyio.sleep(0.05)  # it waits by then, or will not begin to
         worker.stop(within=1000)
     assert states(folder) == [".queued"]
 

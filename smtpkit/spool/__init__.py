@@ -27,7 +27,7 @@ import errno
 import io
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Self
@@ -35,7 +35,7 @@ from typing import Any, Literal, Self
 from smtpkit.errors import InvalidMail, SMTPError, UsageError
 from smtpkit.protocol.envelope import Envelope
 from smtpkit.protocol.mail_data import MailData
-from smtpkit.spool.directory import Directory, let_go, put_off, since
+from smtpkit.spool.directory import Directory, is_put_off, let_go, put_off, since
 from smtpkit.spool.file import Content, read, write
 from smtpkit.spool.listed import Listed, look
 
@@ -90,11 +90,11 @@ class Spool:
         return directory.path(f"{name}.queued")
 
     def claim(
-        self, *, in_doubt: Literal["retry", "hold"] = "retry", now: float | None = None
+        self, *, in_doubt: Literal["retry", "hold"] = "retry", now: Callable[[], float] | None = None
     ) -> "Iterator[Entry | Unfit]":
         """Take one mail after the other: what is queued when this begins, in order of name, then what is in doubt.
 
-        With ``now`` (seconds since 1970) it passes over what was given back until a later time.
+        With ``now``, which tells seconds since 1970, it passes over what was given back until a later time.
         ``in_doubt="hold"`` leaves alone what a crash left in the middle of an attempt. What another processor has is
         passed over. Settle each entry, or leave its ``with`` block, to let go of it. Raises SpoolError when the
         directory fails; what was not taken yet is as it was.
@@ -108,9 +108,7 @@ class Spool:
                 self._directory.remove_if_stale(match[0])
         for state in ("queued",) if in_doubt == "hold" else ("queued", "sending"):
             for name in sorted(match[1] for match in found if match[2] == state):
-                if now is not None and state == "queued" and self._directory.is_put_off(f"{name}.queued", now):
-                    continue
-                taken = self._take(name, state)
+                taken = self._take(name, state, now)
                 if taken is not None:
                     yield taken
 
@@ -120,8 +118,8 @@ class Spool:
             names = sorted(self._directory.names())
         return [found for name in names if (found := look(self._directory, name)) is not None]
 
-    def _take(self, name: str, state: str) -> "Entry | Unfit | None":
-        """Take one mail, if it is still there and nobody has it."""
+    def _take(self, name: str, state: str, now: Callable[[], float] | None) -> "Entry | Unfit | None":
+        """Take one mail, if it is still there, nobody has it, and it is not put off."""
         directory, file_name = self._directory, f"{name}.{state}"
         with ExitStack() as stack:
             try:
@@ -129,6 +127,8 @@ class Spool:
                 if file is None:
                     return None
                 stack.callback(let_go, file)
+                if now is not None and state == "queued" and is_put_off(file, now):
+                    return None
                 content = read(file)
                 if state == "queued":
                     directory.check_free(f"{name}.sending")

@@ -8,7 +8,7 @@ import re
 import stat
 import time
 from calendar import timegm
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
 from smtpkit.errors import InvalidMail, SpoolError, UsageError
@@ -103,15 +103,6 @@ class Directory:
             yield name, file
             undo.pop_all()
 
-    def is_put_off(self, name: str, now: float) -> bool:
-        """Is a file not to be taken yet? Where the clock was set back since, nothing is believed."""
-        try:
-            found = self._stat(name)
-        except FileNotFoundError:
-            return False
-        until = put_off_until(found)
-        return until is not None and found.st_ctime <= now < until
-
     def remove_if_stale(self, name: str) -> None:
         """Remove what a crash left unfinished; a fault here stops no mail."""
         with suppress(OSError, InvalidMail):
@@ -180,6 +171,13 @@ def put_off_until(found: os.stat_result) -> float | None:
     where nobody set it, and not later than the last change to the file.
     """
     return found.st_mtime if found.st_mtime > found.st_ctime else None
+
+
+def is_put_off(file: io.FileIO, now: Callable[[], float]) -> bool:
+    """Is a file not to be taken yet? Where the clock was set back since, nothing is believed."""
+    found = os.fstat(file.fileno())
+    until = put_off_until(found)
+    return until is not None and found.st_ctime <= now() < until
 
 
 def put_off(file: io.FileIO, until: float) -> None:

@@ -230,7 +230,12 @@ async def _send(chosen: argparse.Namespace, retry: Retry, teller: "Teller") -> i
             heed = Heed(worker, chosen.grace, teller.errors)
             await tasks.start(heed, tasks.cancel_scope)
             try:
-                await (worker.watch(interval=chosen.interval) if "interval" in chosen else worker.run(wait=chosen.wait))
+                if "interval" in chosen:
+                    await worker.watch(interval=chosen.interval)
+                else:
+                    await worker.run(wait=chosen.wait)
+                    if chosen.wait and not heed.heard:
+                        teller.nothing_is_queued()
             except SMTPError as error:
                 fault = error
             tasks.cancel_scope.cancel()
@@ -291,6 +296,10 @@ class Teller:
         mail = event.outcome.message_id or PurePath(event.path).name
         word = self._screen.paint(f"{state:<8}", STYLES[state], "bold")
         self._screen.line(f"{word}  {escape(mail)}  {escape(_words(event, time.time()))}")
+
+    def nothing_is_queued(self) -> None:
+        """What was put off here has been settled by another worker."""
+        self._left = {name: state for name, state in self._left.items() if state != "queued"}
 
     def sum_up(self) -> None:
         """Print the sum."""

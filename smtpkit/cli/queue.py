@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
@@ -116,20 +116,20 @@ def table(files: Sequence[Listed], screen: Screen, now: float) -> list[str]:
     for file, row in zip(files, rows, strict=True):
         text = _cut(_aligned(row, widths), screen)
         lines.append(screen.paint(text[: len(row[0])], STYLES.get(row[0], "plain")) + text[len(row[0]) :])
-        if words := _below(file):
-            lines.append(screen.paint(_cut(f"  {escape(words)}", screen), "dim"))
+        lines += [screen.paint(_cut(f"  {escape(words)}", screen), "dim") for words in _below(file)]
     count = Counter(file.state for file in files)
     return [*lines, ", ".join(f"{number} {state}" for state, number in count.items())]
 
 
-def _below(file: Listed) -> str:
-    """What is to be known of a file besides its row: its name, and what was said last."""
+def _below(file: Listed) -> Iterator[str]:
+    """What is to be known of a file besides its row: its name where a human has to look at it, and what was said."""
     if file.error is not None:
-        return str(file.error)
-    said = (file.notes or {}).get("said")
-    if said or file.state in {"failed", "in doubt"}:
-        return f"{PurePath(file.path).name}{f': {said}' if said else ''}"
-    return ""
+        yield str(file.error)
+        return
+    if file.state in {"failed", "in doubt"}:
+        yield PurePath(file.path).name
+    if said := (file.notes or {}).get("said"):
+        yield str(said)
 
 
 def _row(file: Listed, now: float) -> tuple[str, ...]:

@@ -38,6 +38,7 @@ T = TypeVar("T")
 
 BRIEFLY = 0.05  # seconds between two looks for what is due, at least
 GRACE = 30.0  # seconds for what is in flight when the worker is stopped
+SOON = 5.0  # seconds until a server that cannot be had is tried again; twice as long each time, up to a first pause
 
 
 class _Plan(NamedTuple):
@@ -82,7 +83,7 @@ class Worker:
         self._down: SMTPError | None = None  # no session can be had
         self._outages = 0  # in a row
         self._known: set[str] = set()  # files that cannot be settled, and were told of
-        self._heard: dict[Any, Outcome] = {}
+        self._heard: dict[str, Outcome] = {}  # of what is in flight, as far as it is known
         self._scope: anyio.CancelScope | None = None
         self._bell: anyio.Event
         self._slots: anyio.Semaphore
@@ -157,8 +158,9 @@ class Worker:
             if not patient or not self._retry.mends(error):
                 self._end(error)
             else:
+                first = self._retry.pause(1, self._chance())
+                await self._rest(min(SOON * 2.0 ** min(self._outages, 30), first))
                 self._outages += 1
-                await self._rest(self._retry.pause(self._outages, self._chance()))
         return not self._stopping
 
     def _end(self, error: SMTPError) -> None:
@@ -213,7 +215,8 @@ class Worker:
             try:
                 taken: Entry | Unfit | None = await _disk(partial(next, claimed, None))
                 if isinstance(taken, Entry) and not _paths(taken):  # a crash came between writing it down and this
-                    await _disk(taken.failed)
+                    said = SMTPError(str(taken.notes.get("said")))
+                    await self._carry_out(taken, _Plan("failed", (), taken.notes), Outcome(item=taken.path, error=said))
                     continue
             except SpoolError as error:
                 self._end(error)
@@ -226,7 +229,8 @@ class Worker:
 
     def _is_over(self, entry: Entry) -> bool:
         """Is it in doubt after its last attempt? Then it stays so, for a human."""
-        return entry.in_doubt and self._retry.used_up(_attempts(entry), self._age(entry)) and _attempts(entry) > 0
+        attempts = _attempts(entry.notes)
+        return entry.in_doubt and attempts > 0 and self._retry.used_up(attempts, self._age(entry))
 
     def _age(self, entry: Entry) -> float:
         return 0.0 if entry.since is None else max(self._now() - entry.since, 0.0)
@@ -238,6 +242,7 @@ class Worker:
         import anyio
 
         path, begun = entry.path, False
+        self._heard[path] = Outcome()
 
         @asynccontextmanager
         async def lease() -> AsyncGenerator[Session]:
@@ -256,7 +261,7 @@ class Worker:
                 outcome = error.outcome or Outcome(item=path, error=error)
             except BaseException:
                 with anyio.CancelScope(shield=True):
-                    await self._break_off(entry, self._heard.get(path, Outcome()))
+                    await self._break_off(entry, self._heard[path])
                 raise
             if begun:
                 self._outages = 0
@@ -266,12 +271,13 @@ class Worker:
         except SpoolError as error:
             self._end(error)
         finally:
-            self._heard.pop(path, None)
+            del self._heard[path]
             entry.leave()
             self._slots.release()
 
     def _hear(self, event: Settled) -> None:
-        self._heard[event.item] = event.outcome
+        if isinstance(event.item, str) and event.item in self._heard:  # others may send by this client too
+            self._heard[event.item] = event.outcome
 
     async def _break_off(self, entry: Entry, outcome: Outcome) -> None:
         """Settle a mail in whose sending somebody broke in: by what is known; no attempt is counted."""
@@ -286,6 +292,10 @@ class Worker:
             plan = self._plan(entry, outcome)
         else:
             plan = _Plan("queued", (), entry.notes)
+        await self._carry_out(entry, plan, outcome)
+
+    async def _carry_out(self, entry: Entry, plan: _Plan, outcome: Outcome) -> None:
+        """Settle a file as planned, and tell of it. Raises SpoolError."""
         state: Any = plan.state
         try:
             await _disk(partial(_carry_out, entry, plan, keep=self._keep))
@@ -293,22 +303,20 @@ class Worker:
             state = entry.path.rpartition(".")[2]
             raise
         finally:
-            self._observers.emit(
-                Attempted(
-                    at=time.monotonic(),
-                    session=0,
-                    item=outcome.item,
-                    path=entry.path,
-                    state=state,
-                    outcome=outcome,
-                    attempts=plan.notes.get("attempts", 0),
-                    until=plan.until,
-                )
+            self._tell(entry.path, state, outcome, plan)
+
+    def _tell(self, path: str, state: Any, outcome: Outcome, plan: _Plan | None = None) -> None:
+        attempts, until = (_attempts(plan.notes), plan.until) if plan is not None else (0, None)
+        at = time.monotonic()
+        self._observers.emit(
+            Attempted(
+                at=at, session=0, item=path, path=path, state=state, outcome=outcome, attempts=attempts, until=until
             )
+        )
 
     def _plan(self, entry: Entry, outcome: Outcome) -> _Plan:
         """What is to be done with a file after an attempt."""
-        tried, attempts = _paths(entry), _attempts(entry) + 1
+        tried, attempts = _paths(entry), _attempts(entry.notes) + 1
         again = self._retry.again(
             outcome,
             [path.address for path in tried],
@@ -337,16 +345,8 @@ class Worker:
         if unfit.path in self._known:
             return False
         self._known.add(unfit.path)
-        self._observers.emit(
-            Attempted(
-                at=time.monotonic(),
-                session=0,
-                item=unfit.path,
-                path=unfit.path,
-                state="failed" if isinstance(unfit.error, InvalidMail) else "queued",
-                outcome=Outcome(item=unfit.path, error=unfit.error),
-            )
-        )
+        state = "failed" if isinstance(unfit.error, InvalidMail) else unfit.path.rpartition(".")[2]
+        self._tell(unfit.path, state, Outcome(item=unfit.path, error=unfit.error))
         return True
 
 
@@ -389,9 +389,9 @@ async def _prepared(entry: Entry) -> Prepared:
     return Prepared(envelope, entry.mail_data, entry.message_id, entry.path)
 
 
-def _attempts(entry: Entry) -> int:
-    """How often it was tried before."""
-    attempts = entry.notes.get("attempts")
+def _attempts(notes: Mapping[str, Any]) -> int:
+    """How often a mail was tried, by its notes."""
+    attempts = notes.get("attempts")
     return attempts if isinstance(attempts, int) else 0
 
 

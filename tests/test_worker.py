@@ -322,6 +322,16 @@ async def test_too_old_in_an_outage(folder: Path) -> None:
     assert states(folder) == [".failed", ".queued"]
 
 
+async def test_others_send_too(folder: Path, server: Server) -> None:
+    """Whoever sends by the same client is not in the worker's way, whatever is sent."""
+    for _ in range(3):
+        await add(folder, BOB)
+    async with smtpkit.Client(server.url) as client, anyio.create_task_group() as tasks:
+        tasks.start_soon(client.worker(folder, retry=QUICK).run)
+        await client.send(bytearray(MAIL), recipients=EVE)
+    assert served(server) == {BOB: 3, EVE: 1}
+
+
 async def test_a_session_that_ended(folder: Path, server: Server) -> None:
     """A server that closes after each mail costs no attempt: the next goes by another session."""
     server.scripts = (Script(close_after=frozenset({"END"})),)
@@ -403,8 +413,9 @@ async def test_left_by_a_crash(folder: Path, server: Server) -> None:
 async def test_crashed_before_it_failed(folder: Path, server: Server) -> None:
     """Where a crash came after it was written down that all who are left were refused, the file has failed."""
     path = await add(folder, BOB)
-    await noted(folder, {"attempts": 1, "refused": {BOB: "550 no"}}, Entry.leave)
-    assert await work(folder, server.url) == []
+    await noted(folder, {"attempts": 1, "said": "550 no", "refused": {BOB: "550 no"}}, Entry.leave)
+    (event,) = await work(folder, server.url)
+    assert (event.state, event.attempts, str(event.outcome.error)) == ("failed", 1, "550 no")
     assert states(folder) == [".failed"]
     assert server.sessions == []
     assert path.with_suffix(".failed").exists()

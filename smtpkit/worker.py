@@ -209,11 +209,19 @@ class Worker:
                 return some
             some = self._tell_unfit(taken) or some
 
+    @property
+    def _halted(self) -> bool:
+        """Is nothing to be taken now?"""
+        return self._stopping or self._down is not None
+
     async def _take(self, claimed: Iterator[Entry | Unfit]) -> Entry | Unfit | None:
         """The next file, unless there is none, or a reason to stop."""
-        while not self._stopping and self._down is None:
+        while not self._halted:
             try:
                 taken: Entry | Unfit | None = await _disk(partial(next, claimed, None))
+                if isinstance(taken, Entry) and self._halted:  # meanwhile
+                    await _disk(partial(_put_back, taken))
+                    break
                 if isinstance(taken, Entry) and not _paths(taken):  # a crash came between writing it down and this
                     said = SMTPError(str(taken.notes.get("said")))
                     await self._carry_out(taken, _Plan("failed", (), taken.notes), Outcome(item=taken.path, error=said))
@@ -284,14 +292,14 @@ class Worker:
         if outcome.accepted or outcome.in_doubt:
             await self._settle(entry, outcome, begun=True)
         else:
-            await _disk(entry.give_back)
+            await _disk(partial(_put_back, entry))
 
     async def _settle(self, entry: Entry, outcome: Outcome, *, begun: bool) -> None:
         """Settle the file of a mail, and tell of it. Raises SpoolError."""
         if begun or self._age(entry) >= self._retry.maximum_age:
             plan = self._plan(entry, outcome)
         else:
-            plan = _Plan("queued", (), entry.notes)
+            plan = _Plan("sending" if entry.in_doubt else "queued", (), entry.notes)
         await self._carry_out(entry, plan, outcome)
 
     async def _carry_out(self, entry: Entry, plan: _Plan, outcome: Outcome) -> None:
@@ -419,6 +427,14 @@ def _carry_out(entry: Entry, plan: _Plan, *, keep: bool) -> None:
             _let_rest(entry, plan)
         raise
     _let_rest(entry, plan)
+
+
+def _put_back(entry: Entry) -> None:
+    """Let a file be what it was before it was taken. Raises SpoolError."""
+    if entry.in_doubt:
+        entry.leave()
+    else:
+        entry.give_back()
 
 
 def _let_rest(entry: Entry, plan: _Plan) -> None:

@@ -291,6 +291,7 @@ async def test_greeted_badly(folder: Path, server: Server, greeting: str) -> Non
     if greeting.startswith("554"):
         with pytest.raises(smtpkit.Refused):
             await work(folder, server.url, wait=True)
+        assert len(server.sessions) == 1
     else:
         assert (await work(folder, server.url, wait=True)).states == ["queued", "sent"]
         server.scripts = (Script(greeting=greeting),)
@@ -340,6 +341,17 @@ async def test_a_session_that_ended(folder: Path, server: Server) -> None:
     told = await work(folder, server.url, connections=1, total=30)
     assert [(event.state, event.attempts) for event in told] == [("sent", 1)] * 4
     assert served(server) == {BOB: 4}
+
+
+async def test_an_outage_found_late(folder: Path, server: Server) -> None:
+    """Where the session that was to be used again is dead, and none comes in its place, that counts no attempt."""
+    dying = Script(replies={"MAIL": ["250 ok", Fault("close")]})
+    server.scripts = (dying, Script(greeting="421 4.3.2 not now"), Script())
+    for _ in range(2):
+        await add(folder, BOB)
+    told = await work(folder, server.url, wait=True, connections=1)
+    assert [(event.state, event.attempts) for event in told] == [("sent", 1), ("queued", 0), ("sent", 1)]
+    assert served(server) == {BOB: 2}
 
 
 async def test_closing(folder: Path, server: Server) -> None:
@@ -408,6 +420,18 @@ async def test_left_by_a_crash(folder: Path, server: Server) -> None:
     path.rename(path.with_suffix(".sending"))
     assert await work(folder, server.url, HOLD) == []
     assert (await work(folder, server.url, QUICK)).states == ["sent"]
+
+
+async def test_left_by_a_crash_in_an_outage(folder: Path, server: Server) -> None:
+    """What a crash left is in doubt as before after an outage, and is sent when that is over."""
+    path = await add(folder, BOB)
+    path.rename(path.with_suffix(".sending"))
+    with pytest.raises(smtpkit.ConnectError):
+        await work(folder, f"smtp://127.0.0.1:{_free_port()}")
+    assert states(folder) == [".sending"]
+    server.scripts = (Script(greeting="421 4.3.2 not now"), Script())
+    assert (await work(folder, server.url, wait=True)).states == ["sending", "sent"]
+    assert served(server) == {BOB: 1}
 
 
 async def test_crashed_before_it_failed(folder: Path, server: Server) -> None:

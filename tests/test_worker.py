@@ -422,6 +422,18 @@ async def test_left_by_a_crash(folder: Path, server: Server) -> None:
     assert (await work(folder, server.url, QUICK)).states == ["sent"]
 
 
+async def test_left_by_a_crash_and_broken_off(folder: Path, server: Server) -> None:
+    """What a crash left is in doubt as before where somebody breaks in before it is sent again."""
+    path = await add(folder, BOB)
+    path.rename(path.with_suffix(".sending"))
+    async with smtpkit.Client(server.url) as client:
+        with anyio.CancelScope() as scope:
+            client.on(smtpkit.Connected, lambda _: scope.cancel())
+            await client.worker(folder, retry=QUICK).run()
+    assert states(folder) == [".sending"]
+    assert server.received == []
+
+
 async def test_left_by_a_crash_in_an_outage(folder: Path, server: Server) -> None:
     """What a crash left is in doubt as before after an outage, and is sent when that is over."""
     path = await add(folder, BOB)

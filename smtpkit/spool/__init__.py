@@ -19,6 +19,7 @@ Why two processors never send one mail at once, and a crash loses none:
 * Nothing is handed out before its ``.sending`` is on the disk, so what is ``.queued`` after a power cut was not begun.
 * Nothing is renamed over another file. Ids are unique, so only a copy made by hand can be in the way.
 * What is queued goes first, what is in doubt last: a mail that kills its processor stops no other.
+* What is given back until a time has that as its time of modification; any other file was modified when it was written.
 
 What a file looks like is told in ``file.py``.
 """

@@ -5,28 +5,27 @@ sent is queued again, with the time of its next attempt; what may have been acce
 as the policy says. Who has the mail is taken off its envelope first. An error that befalls before a mail is begun says
 nothing about that mail: no attempt is counted, and nothing else is tried until the outage is over.
 
-How often a mail was tried, who was refused for good, and what was said last is written into its file (its notes).
+How a file is settled is told in ``settling.py``.
 """
 
 import os
 import random
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from smtpkit.errors import InvalidMail, Outcome, SMTPError, SpoolError, UsageError
 from smtpkit.events import Attempted, Settled
-from smtpkit.message.message import Prepared, prepare
+from smtpkit.message.message import prepare
 from smtpkit.observers import Observers
 from smtpkit.options import Options
-from smtpkit.protocol.envelope import ForwardPath
 from smtpkit.retry import Retry
 from smtpkit.session import Session, deliver
 from smtpkit.spool import Entry, Spool, Unfit
 from smtpkit.transport.connect import run_in_worker
+from smtpkit.worker.settling import Plan, attempts_of, carry_out, planned, prepared, put_back, unrefused
 
 if TYPE_CHECKING:
     import anyio
@@ -39,15 +38,6 @@ T = TypeVar("T")
 BRIEFLY = 0.05  # seconds between two looks for what is due, at least
 GRACE = 30.0  # seconds for what is in flight when the worker is stopped
 SOON = 5.0  # seconds until a server that cannot be had is tried again; twice as long each time, up to a first pause
-
-
-class _Plan(NamedTuple):
-    """How the file of a mail is to be settled."""
-
-    state: Literal["sent", "queued", "sending", "failed"]
-    accepted: tuple[str, ...]
-    notes: Mapping[str, Any]
-    until: float | None = None
 
 
 class Worker:
@@ -220,11 +210,11 @@ class Worker:
             try:
                 taken: Entry | Unfit | None = await _disk(partial(next, claimed, None))
                 if isinstance(taken, Entry) and self._halted:  # meanwhile
-                    await _disk(partial(_put_back, taken))
+                    await _disk(partial(put_back, taken))
                     break
-                if isinstance(taken, Entry) and not _paths(taken):  # a crash came between writing it down and this
+                if isinstance(taken, Entry) and not unrefused(taken):  # a crash came between writing it down and this
                     said = SMTPError(str(taken.notes.get("said")))
-                    await self._carry_out(taken, _Plan("failed", (), taken.notes), Outcome(item=taken.path, error=said))
+                    await self._carry_out(taken, Plan("failed", (), taken.notes), Outcome(item=taken.path, error=said))
                     continue
             except SpoolError as error:
                 self._end(error)
@@ -237,7 +227,7 @@ class Worker:
 
     def _is_over(self, entry: Entry) -> bool:
         """Is it in doubt after its last attempt? Then it stays so, for a human."""
-        attempts = _attempts(entry.notes)
+        attempts = attempts_of(entry.notes)
         return entry.in_doubt and attempts > 0 and self._retry.used_up(attempts, self._age(entry))
 
     def _age(self, entry: Entry) -> float:
@@ -264,7 +254,7 @@ class Worker:
             total = self._options.limits.total
             until = None if total is None else time.monotonic() + total
             try:
-                outcome = await deliver(path, _prepared(entry), lease, self._observers, until)
+                outcome = await deliver(path, prepared(entry), lease, self._observers, until)
             except SMTPError as error:
                 outcome = error.outcome or Outcome(item=path, error=error)
             except BaseException:
@@ -292,61 +282,36 @@ class Worker:
         if outcome.accepted or outcome.in_doubt:
             await self._settle(entry, outcome, begun=True)
         else:
-            await _disk(partial(_put_back, entry))
+            await _disk(partial(put_back, entry))
 
     async def _settle(self, entry: Entry, outcome: Outcome, *, begun: bool) -> None:
         """Settle the file of a mail, and tell of it. Raises SpoolError."""
         if begun or self._age(entry) >= self._retry.maximum_age:
-            plan = self._plan(entry, outcome)
+            age, now, chance = self._age(entry), self._now(), self._chance()
+            plan = planned(entry, outcome, retry=self._retry, age=age, now=now, chance=chance)
         else:
-            plan = _Plan("sending" if entry.in_doubt else "queued", (), entry.notes)
+            plan = Plan("sending" if entry.in_doubt else "queued", (), entry.notes)
         await self._carry_out(entry, plan, outcome)
 
-    async def _carry_out(self, entry: Entry, plan: _Plan, outcome: Outcome) -> None:
+    async def _carry_out(self, entry: Entry, plan: Plan, outcome: Outcome) -> None:
         """Settle a file as planned, and tell of it. Raises SpoolError."""
         state: Any = plan.state
         try:
-            await _disk(partial(_carry_out, entry, plan, keep=self._keep))
+            await _disk(partial(carry_out, entry, plan, keep=self._keep))
         except SpoolError:
             state = entry.path.rpartition(".")[2]
             raise
         finally:
             self._tell(entry.path, state, outcome, plan)
 
-    def _tell(self, path: str, state: Any, outcome: Outcome, plan: _Plan | None = None) -> None:
-        attempts, until = (_attempts(plan.notes), plan.until) if plan is not None else (0, None)
+    def _tell(self, path: str, state: Any, outcome: Outcome, plan: Plan | None = None) -> None:
+        attempts, until = (attempts_of(plan.notes), plan.until) if plan is not None else (0, None)
         at = time.monotonic()
         self._observers.emit(
             Attempted(
                 at=at, session=0, item=path, path=path, state=state, outcome=outcome, attempts=attempts, until=until
             )
         )
-
-    def _plan(self, entry: Entry, outcome: Outcome) -> _Plan:
-        """What is to be done with a file after an attempt."""
-        tried, attempts = _paths(entry), _attempts(entry.notes) + 1
-        again = self._retry.again(
-            outcome,
-            [path.address for path in tried],
-            required=[path.address for path in tried if path.required],
-            attempts=attempts,
-            age=self._age(entry),
-            chance=self._chance(),
-        )
-        left = again.recipients if again is not None else ()
-        words = {
-            path.address: str(outcome.refused.get(path.address, outcome.error))
-            for path in tried
-            if path.address not in outcome.accepted and path.address not in outcome.in_doubt
-        }
-        lost = _refused(entry) | {path: text for path, text in words.items() if path not in left}
-        said = str(outcome.error) if outcome.error is not None else "; ".join(f"<{p}> {w}" for p, w in words.items())
-        notes = {"attempts": attempts, "said": said} | ({"refused": lost} if lost else {})
-        if outcome.in_doubt and not set(outcome.in_doubt) <= set(left):
-            return _Plan("sending", outcome.accepted, notes)
-        if again is not None:
-            return _Plan("queued", outcome.accepted, notes, self._now() + again.pause)
-        return _Plan("failed" if lost else "sent", outcome.accepted, notes)
 
     def _tell_unfit(self, unfit: Unfit) -> bool:
         """Tell of a file that cannot be sent; False if that was told before."""
@@ -389,58 +354,3 @@ async def _disk(function: Callable[[], T]) -> T:
     with anyio.CancelScope(shield=True):
         result = await anyio.to_thread.run_sync(function)
     return result  # noqa: RET504  a scope may swallow what is raised in it
-
-
-async def _prepared(entry: Entry) -> Prepared:
-    """The mail of an entry, for whom it is still to be sent to."""
-    envelope = replace(entry.envelope, forward_paths=_paths(entry))
-    return Prepared(envelope, entry.mail_data, entry.message_id, entry.path)
-
-
-def _attempts(notes: Mapping[str, Any]) -> int:
-    """How often a mail was tried, by its notes."""
-    attempts = notes.get("attempts")
-    return attempts if isinstance(attempts, int) else 0
-
-
-def _refused(entry: Entry) -> dict[str, str]:
-    """Who was refused for good by earlier attempts, and by what words."""
-    refused = entry.notes.get("refused")
-    return dict(refused) if isinstance(refused, dict) else {}
-
-
-def _paths(entry: Entry) -> tuple[ForwardPath, ...]:
-    """Whom the mail is still to be sent to."""
-    refused = _refused(entry)
-    return tuple(path for path in entry.envelope.forward_paths if path.address not in refused)
-
-
-def _carry_out(entry: Entry, plan: _Plan, *, keep: bool) -> None:
-    """Settle a file as planned. Raises SpoolError, where it could not be written down who has the mail: in doubt."""
-    if plan.state == "sent":
-        entry.sent(keep=keep)
-        return
-    try:
-        entry.served(plan.accepted, notes=plan.notes)
-    except SpoolError:
-        if not plan.accepted:
-            _let_rest(entry, plan)
-        raise
-    _let_rest(entry, plan)
-
-
-def _put_back(entry: Entry) -> None:
-    """Let a file be what it was before it was taken. Raises SpoolError."""
-    if entry.in_doubt:
-        entry.leave()
-    else:
-        entry.give_back()
-
-
-def _let_rest(entry: Entry, plan: _Plan) -> None:
-    if plan.state == "queued":
-        entry.give_back(until=plan.until)
-    elif plan.state == "failed":
-        entry.failed()
-    else:
-        entry.leave()

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         UsageError,
     )
     from smtpkit.events import (
+        Attempted,
         Authenticated,
         CommandSent,
         Connected,
@@ -52,14 +53,20 @@ if TYPE_CHECKING:
     from smtpkit.message.mime import Attachment
     from smtpkit.options import Proxy, Untrusted
     from smtpkit.protocol.reply import EnhancedStatus, Reply
+    from smtpkit.retry import Again, Retry
     from smtpkit.session import Report
+    from smtpkit.spool import Spool
+    from smtpkit.spool.listed import Listed
     from smtpkit.sync_client import SyncClient, SyncOutcomes
+    from smtpkit.worker import Worker, enqueue
 
 __all__ = (
     "DSN",
     "SMTP",
+    "Again",
     "AsyncSMTP",
     "Attachment",
+    "Attempted",
     "Authenticated",
     "AuthenticationRefused",
     "ChannelLost",
@@ -74,6 +81,7 @@ __all__ = (
     "EventsMissed",
     "InDoubt",
     "InvalidMail",
+    "Listed",
     "Mail",
     "Message",
     "NotSupported",
@@ -88,6 +96,7 @@ __all__ = (
     "Reply",
     "ReplyReceived",
     "Report",
+    "Retry",
     "SMTPError",
     "Secured",
     "SecurityMissing",
@@ -95,6 +104,7 @@ __all__ = (
     "ServiceClosing",
     "SessionClosed",
     "Settled",
+    "Spool",
     "SpoolError",
     "SyncClient",
     "SyncOutcomes",
@@ -106,13 +116,15 @@ __all__ = (
     "TransportError",
     "Untrusted",
     "UsageError",
+    "Worker",
+    "enqueue",
     "send",
 )
 
 # Light ones first.
 _ROOMS = (
-    *("errors", "events", "options", "protocol.reply", "message.message", "session", "bulk", "client", "sync_client"),
-    *("component.errors", "component.smtp"),
+    *("errors", "events", "options", "protocol.reply", "retry", "message.message", "session", "bulk", "client"),
+    *("sync_client", "spool", "worker", "component.errors", "component.smtp"),
 )
 
 

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     import anyio.abc
 
     from smtpkit.message.message import DSN, Message
+    from smtpkit.retry import Retry
+    from smtpkit.worker import Worker
 
     Sendable: TypeAlias = (
         StdlibMessage
@@ -125,6 +127,28 @@ class Client:
             observers=self._observers,
         )
         return Outcomes(bulk, feed if isinstance(feed, _Buffer) else None, limit)
+
+    def worker(
+        self, directory: "str | os.PathLike[str]", *, retry: "Retry | None" = None, keep: bool = False
+    ) -> "Worker":
+        """A worker that sends what waits in a spool's directory, over up to ``connections`` sessions of this client.
+
+        ``await client.worker(directory).run()``. ``retry`` says what is tried again and when; with ``keep`` a file of
+        a mail that was sent is kept as ``.sent``. ``client.on(Attempted, …)`` tells of each attempt. ``enqueue`` puts
+        mails there.
+        """
+        from smtpkit.retry import Retry
+        from smtpkit.worker import Worker
+
+        self._check_open()
+        return Worker(
+            directory,
+            retry=retry or Retry(),
+            keep=keep,
+            options=self.options,
+            lease=self._session,
+            observers=self._observers,
+        )
 
     async def check(self) -> Report:
         """Connect, say EHLO, begin TLS and log in as a mail would; return what the server showed. No mail is sent."""

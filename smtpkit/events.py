@@ -6,7 +6,7 @@ holds a secret, a header field or mail data.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from smtpkit.errors import Outcome
 from smtpkit.protocol.reply import Reply
@@ -109,6 +109,22 @@ class Settled(Event):
     """What became of one mail is known."""
 
     outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempted(Event):
+    """A file of a spool was taken, and is settled: what a ``Worker`` tells of each attempt.
+
+    ``state``: "sent" (accepted for everybody who was left), "queued" (certainly not, for now), "sending" (in doubt) or
+    "failed" (set aside: somebody was refused for good, or it is no mail). ``attempts`` counts this one, if the server
+    heard of the mail at all; the next one comes at ``until`` (seconds since 1970; None: none, or with the next run).
+    """
+
+    path: str  # where the file is now, or was
+    state: Literal["sent", "queued", "sending", "failed"]
+    outcome: Outcome
+    attempts: int = 0
+    until: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,9 +2,11 @@
 
 import errno
 import fcntl
+import hashlib
 import io
 import json
 import os
+import re
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -814,3 +816,139 @@ def test_directory_is_renamed(folder: Path, spool: Spool) -> None:
     one(spool).sent(keep=True)
     assert names(folder) == []
     assert names(folder.with_name("elsewhere")) == [".sent"]
+
+
+# Later ---------------------------------------------------------------------------------------------------------------
+
+
+def due(spool: Spool, now: float, *, until: float | None = None) -> int:
+    """How many mails are taken at a time; they are given back, until another."""
+    count = 0
+    for entry in spool.claim(now=lambda: now):
+        assert isinstance(entry, Entry)
+        entry.give_back(until=until)
+        count += 1
+    return count
+
+
+def test_put_off(spool: Spool) -> None:
+    """What is given back until a time is passed over before it, by whoever says what time it is; so in a new run."""
+    path = added(spool)
+    now = time.time()
+    assert due(spool, now + 1, until=now + 100) == 1
+    with Spool(path.parent) as other:
+        assert due(other, now + 99) == 0
+        assert due(other, now + 101) == 1
+        assert due(other, now + 99) == 0  # it is still the time that was set last
+        one(other).give_back(until=now - 1)  # who says no time takes it
+        assert due(other, now + 1) == 1
+
+
+def test_the_clock_was_set_back(spool: Spool) -> None:
+    """After a clock that was ahead nobody waits for a time that was wrong, be a mail put off or only written."""
+    added(spool)
+    now = time.time()
+    assert due(spool, now - 3600) == 1
+    assert due(spool, now - 3600, until=now + 1000) == 1
+    assert due(spool, now + 1) == 0
+    assert due(spool, now - 3600) == 1
+
+
+def test_notes(spool: Spool) -> None:
+    """Notes are there for the next processor, with the envelope that is left, and the digest is over them too."""
+    path = added(spool)
+    with one(spool) as entry:
+        assert entry.notes == {}
+        entry.served(["bob@example.com"], notes={"tried": 1, "by": "Zoë"})
+        assert entry.notes == {"tried": 1, "by": "Zoë"}
+        entry.served([], notes={"tried": 2})
+        entry.served([], notes={"tried": 2})  # nothing to write
+        entry.give_back()
+    with one(spool) as entry:
+        assert [found.address for found in entry.envelope.forward_paths] == ["eve@example.com"]
+        assert (entry.notes, told(entry.mail_data)) == ({"tried": 2}, MAIL)
+        entry.served(())
+        assert entry.notes == {"tried": 2}
+        entry.give_back()
+    path.write_bytes(path.read_bytes().replace(b'"tried": 2', b'"tried": 3'))
+    assert "its digest is wrong" in str(unfit(spool).error)
+
+
+@pytest.mark.parametrize("notes", [b"7", b"[1]", b'"x"'])
+def test_notes_that_are_none(spool: Spool, notes: bytes) -> None:
+    """Notes that are no object make a file that is no mail."""
+    path = added(spool)
+    with one(spool) as entry:
+        entry.served((), notes={"a": 1})
+        entry.give_back()
+    octets = re.sub(rb'\{\r\n  "a": 1\r\n \}', notes, path.read_bytes())
+    body = octets[: octets.rindex(b" sha256 ") + 8]
+    path.write_bytes(body + hashlib.sha256(body).hexdigest().encode() + b"\r\n")
+    assert "its envelope cannot be read" in str(unfit(spool).error)
+
+
+def test_since(spool: Spool, folder: Path) -> None:
+    """An entry knows when it was queued, by its name, whatever happened since; another name says nothing."""
+    before = time.time()
+    path = added(spool)
+    with one(spool) as entry:
+        assert entry.since is not None
+        assert before <= entry.since <= time.time()
+        entry.give_back(until=time.time() - 1000)
+    path.rename(folder / "20269999T000000-000000000-x.queued")
+    with one(spool) as entry:
+        assert entry.since is None
+
+
+def test_files(spool: Spool, folder: Path) -> None:
+    """What is there is listed by name with all that is known, and nothing is taken or changed by it."""
+    assert spool.files() == []
+    for number in range(4):
+        added(spool, b"To: %d\r\n\r\n" % number)
+    claimed = [entry for entry in spool.claim() if isinstance(entry, Entry)]
+    until = time.time() + 500
+    claimed[0].give_back(until=until)
+    claimed[1].served((), notes={"said": "no"})
+    claimed[1].failed()
+    claimed[2].leave()
+    (folder / "junk.queued").write_bytes(b"junk")
+    (folder / "link.queued").symlink_to(folder / "junk.queued")
+    (folder / "other.txt").write_bytes(b"")
+    (folder / "x.writing").write_bytes(b"")
+    before = names(folder)
+    files = spool.files()
+    assert [file.state for file in files] == ["queued", "failed", "in doubt", "sending", "queued"]
+    assert files[0].until == pytest.approx(until)
+    assert [file.until for file in files[1:]] == [None] * 4
+    assert (files[0].sender, files[0].recipients, files[0].size, files[0].message_id) == (
+        "ann@example.com",
+        ("bob@example.com", "eve@example.com"),
+        9,
+        "<1@x>",
+    )
+    assert files[1].notes == {"said": "no"}
+    assert [file.path for file in files] == sorted(file.path for file in files)
+    assert isinstance(files[4].error, InvalidMail)
+    assert (files[4].since, files[4].notes, files[4].size) == (None, None, None)
+    claimed[3].give_back()
+    assert names(folder) == sorted([name for name in before if name != ".sending"] + [".sending", ".queued"])
+
+
+def test_files_that_cannot_be_read(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that the disk does not give is listed with the reason; one that goes meanwhile is not."""
+    path = added(spool)
+    path.chmod(0)
+    if not os.access(path, os.R_OK):
+        assert isinstance(spool.files()[0].error, SpoolError)
+
+    def broken(*args: object, **kwargs: object) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    path.chmod(0o600)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pread", broken)
+        error = spool.files()[0].error
+        assert isinstance(error, SpoolError)
+        assert "cannot be read" in str(error)
+    monkeypatch.setattr(Directory, "names", lambda _: ["20250101T000000-000000000-x.queued"])
+    assert spool.files() == []

@@ -5,7 +5,7 @@ import subprocess
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from smtpkit import SyncClient, UsageError
+from smtpkit import Client, SyncClient, UsageError
 from smtpkit.cli.exits import TABLE, USAGE
 from smtpkit.cli.screen import Screen, escape
 
@@ -56,15 +56,20 @@ def add_colour(group: argparse._ActionsContainer) -> None:
 
 def make_client(chosen: argparse.Namespace, **more: Any) -> SyncClient:
     """The client that the command line asks for; ``more`` are further options of the verb. Raises UsageError."""
+    return SyncClient(chosen.url, **client_options(chosen, **more))
+
+
+def client_options(chosen: argparse.Namespace, **more: Any) -> dict[str, Any]:
+    """The options of a client that the command line asks for. Raises UsageError."""
     options: dict[str, Any] = {"tls": chosen.tls, "hello": chosen.hello, "timeout": chosen.timeout, **more}
     if chosen.password_command:
         options["password"] = _answer(chosen.password_command, "--password-command")
     if chosen.token_command:
         options["token"] = _asking(chosen.token_command)
-    return SyncClient(chosen.url, **{name: value for name, value in options.items() if value is not None})
+    return {name: value for name, value in options.items() if value is not None}
 
 
-def transcribe(client: SyncClient, screen: Screen) -> None:
+def transcribe(client: SyncClient | Client, screen: Screen) -> None:
     """Show all that the client says and hears."""
     from smtpkit import Event
     from smtpkit.cli.transcript import Transcript

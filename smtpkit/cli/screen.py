@@ -111,6 +111,14 @@ def duration(seconds: float) -> str:
     return f"{seconds * 1e3:.1f} ms" if seconds < 0.99995 else f"{seconds:.2f} s"
 
 
+def span(seconds: float) -> str:
+    """Such as "42 s", "15 min", "3.5 h", "4.0 d": how long people wait."""
+    for unit, factor in (("d", 86_400.0), ("h", 3600.0)):
+        if seconds >= factor * 0.995:
+            return f"{seconds / factor:.1f} {unit}"
+    return f"{seconds / 60:.0f} min" if seconds >= 99.5 else f"{seconds:.0f} s"
+
+
 def volume(octets: float) -> str:
     """Such as "412 B", "1.2 kB", "35.9 MB"; a thousand to the k."""
     for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):

@@ -15,6 +15,7 @@ clear TLS
 from typing import Literal, NamedTuple
 
 from smtpkit import (
+    Attempted,
     Authenticated,
     CommandSent,
     Connected,
@@ -86,6 +87,8 @@ def lines(event: Event) -> tuple[Line, ...]:
             return (Line("**", f"refused: {escape(path)}: {escape(str(reply))}", "bad"),)
         case Settled(outcome=outcome):
             return _settled(outcome)
+        case Attempted(path=path, state=state):
+            return (Line("==", f"{state}: {escape(path)}", "note"),)
         case SessionClosed(reason=reason):
             return (Line("==", "closed" if reason is None else f"closed: {escape(reason)}", "note"),)
         case EventsMissed(count=count):

@@ -6,7 +6,7 @@ Rules: a reply is judged by its first digit; its text is never matched; limits h
 import re
 from collections import deque
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 
 class MalformedReply(Exception):
@@ -41,6 +41,7 @@ LONGEST_KNOWN = 64  # octets
 
 _LINE = re.compile(rb"([2-5][0-5][0-9])(?:([ -])([^\r\n]*(?:\r(?!\n|$)[^\r\n]*)*))?\Z")
 _ENHANCED = re.compile(r"([245])\.([0-9]{1,3})\.([0-9]{1,3})(?=\s|\Z)")
+_GREYLISTS = {None, (4, 2, 0), (4, 7, 0), (4, 7, 1)}  # enhanced codes of those who put strangers off
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
@@ -97,6 +98,15 @@ class Reply:
     def closing(self) -> bool:
         """421: the service closes the channel (RFC 5321 section 3.8)."""
         return self.code == 421
+
+    @property
+    def hint(self) -> Literal["greylisted"] | None:
+        """What the codes hint at, for whoever tries again; None where they hint at nothing.
+
+        ``greylisted``: perhaps nothing is wrong but that we are not known here yet, so that the same mail is taken in
+        a few minutes (RFC 6647). Servers say so by 450 or 451, and no code is kept for it: a hint is no more than that.
+        """
+        return "greylisted" if self.code in {450, 451} and self.enhanced in _GREYLISTS else None
 
     def __str__(self) -> str:
         shown = f"{self.code} " + " / ".join(self.lines)

@@ -19,6 +19,7 @@ Why two processors never send one mail at once, and a crash loses none:
 * Nothing is handed out before its ``.sending`` is on the disk, so what is ``.queued`` after a power cut was not begun.
 * Nothing is renamed over another file. Ids are unique, so only a copy made by hand can be in the way.
 * What is queued goes first, what is in doubt last: a mail that kills its processor stops no other.
+* What is given back until a time has that as its time of modification; any other file was modified when it was written.
 
 What a file looks like is told in ``file.py``.
 """
@@ -27,16 +28,17 @@ import errno
 import io
 import os
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from smtpkit.errors import InvalidMail, SMTPError, UsageError
 from smtpkit.protocol.envelope import Envelope
 from smtpkit.protocol.mail_data import MailData
-from smtpkit.spool.directory import Directory, let_go
+from smtpkit.spool.directory import Directory, is_put_off, let_go, put_off, since
 from smtpkit.spool.file import Content, read, write
+from smtpkit.spool.listed import Listed, look
 
 _NAME = re.compile(r"([0-9A-Za-z_-]{1,64})\.(writing|queued|sending)")
 _EVERYWHERE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}  # the next file would fare no better
@@ -88,9 +90,12 @@ class Spool:
             file.close()
         return directory.path(f"{name}.queued")
 
-    def claim(self, *, in_doubt: Literal["retry", "hold"] = "retry") -> "Iterator[Entry | Unfit]":
+    def claim(
+        self, *, in_doubt: Literal["retry", "hold"] = "retry", now: Callable[[], float] | None = None
+    ) -> "Iterator[Entry | Unfit]":
         """Take one mail after the other: what is queued when this begins, in order of name, then what is in doubt.
 
+        With ``now``, which tells seconds since 1970, it passes over what was given back until a later time.
         ``in_doubt="hold"`` leaves alone what a crash left in the middle of an attempt. What another processor has is
         passed over. Settle each entry, or leave its ``with`` block, to let go of it. Raises SpoolError when the
         directory fails; what was not taken yet is as it was.
@@ -104,12 +109,18 @@ class Spool:
                 self._directory.remove_if_stale(match[0])
         for state in ("queued",) if in_doubt == "hold" else ("queued", "sending"):
             for name in sorted(match[1] for match in found if match[2] == state):
-                taken = self._take(name, state)
+                taken = self._take(name, state, now)
                 if taken is not None:
                     yield taken
 
-    def _take(self, name: str, state: str) -> "Entry | Unfit | None":
-        """Take one mail, if it is still there and nobody has it."""
+    def files(self) -> "list[Listed]":
+        """What is in the directory, in order of name; nothing is taken, and no mail data are read."""
+        with self._directory.told("its files cannot be listed"):
+            names = sorted(self._directory.names())
+        return [found for name in names if (found := look(self._directory, name)) is not None]
+
+    def _take(self, name: str, state: str, now: Callable[[], float] | None) -> "Entry | Unfit | None":
+        """Take one mail, if it is still there, nobody has it, and it is not put off."""
         directory, file_name = self._directory, f"{name}.{state}"
         with ExitStack() as stack:
             try:
@@ -117,6 +128,8 @@ class Spool:
                 if file is None:
                     return None
                 stack.callback(let_go, file)
+                if now is not None and state == "queued" and is_put_off(file, now):
+                    return None
                 content = read(file)
                 if state == "queued":
                     directory.check_free(f"{name}.sending")
@@ -160,6 +173,7 @@ class Entry:
     envelope: Envelope
     message_id: str | None
     mail_data: MailData  # told from the file, as often as is wanted, until the entry is settled
+    notes: Mapping[str, Any]  # what those who had it before have written down for whoever has it next
 
     def __init__(
         self, directory: "Directory", name: str, file: io.FileIO, content: "Content", *, in_doubt: bool
@@ -169,13 +183,18 @@ class Entry:
         self._name = name
         self._state = "sending"
         self._file = file
-        self.envelope, self.message_id, self.mail_data = content
+        self.envelope, self.message_id, self.mail_data, self.notes = content
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.leave()
+
+    @property
+    def since(self) -> float | None:
+        """When it was queued (seconds since 1970), by its name; None for a file that was named by hand."""
+        return since(self._name)
 
     @property
     def path(self) -> str:
@@ -190,16 +209,18 @@ class Entry:
         """It was refused, and is not tried again: ``.failed``, for a human."""
         self._settle("failed")
 
-    def give_back(self) -> None:
-        """It was certainly not sent, for now: ``.queued`` again, for the next run."""
-        self._settle("queued")
+    def give_back(self, *, until: float | None = None) -> None:
+        """It was certainly not sent, for now: ``.queued`` again, for the next run, or for one at ``until`` or later."""
+        self._settle("queued", until)
 
     def leave(self) -> None:
         """It may have been sent: it stays ``.sending``, in doubt. Does nothing if it is settled."""
         let_go(self._file)
 
-    def served(self, recipients: Collection[str]) -> None:
+    def served(self, recipients: Collection[str], *, notes: Mapping[str, Any] | None = None) -> None:
         """Take recipients who have the mail off its envelope, durably; then settle it for those who are left.
+
+        ``notes`` replaces those of the entry: a JSON object.
 
         Needs room for a second copy of the file. If it raises SpoolError, nothing or all of it came about.
         """
@@ -207,19 +228,20 @@ class Entry:
         left = tuple(path for path in self.envelope.forward_paths if path.address not in recipients)
         if not left:
             raise UsageError(f"{self.path}: everybody has the mail; call sent()")
-        if len(left) == len(self.envelope.forward_paths):
+        notes = self.notes if notes is None else notes
+        if len(left) == len(self.envelope.forward_paths) and notes == self.notes:
             return
         directory = self._directory
         with directory.told(f"{self.path} still names who has it"), directory.new_file() as (name, file):
-            write(file, replace(self.envelope, forward_paths=left), self.mail_data, self.message_id)
+            write(file, replace(self.envelope, forward_paths=left), self.mail_data, self.message_id, notes)
             content = read(file)
             directory.rename(f"{name}.writing", f"{self._name}.sending")  # over the old one, with both locks held
             let_go(self._file)
             self._file = file
-            self.envelope, self.message_id, self.mail_data = content
+            self.envelope, self.message_id, self.mail_data, self.notes = content
             directory.sync()
 
-    def _settle(self, state: str | None) -> None:
+    def _settle(self, state: str | None, until: float | None = None) -> None:
         self._check_unsettled()
         directory, now = self._directory, f"{self._name}.sending"
         with directory.told(f"{now} cannot be settled"):
@@ -227,6 +249,8 @@ class Entry:
                 directory.unlink(now)
             else:
                 directory.check_free(f"{self._name}.{state}")
+                if until is not None:
+                    put_off(self._file, until)
                 directory.rename(now, f"{self._name}.{state}")
                 self._state = state
             let_go(self._file)

@@ -4,14 +4,19 @@ import errno
 import fcntl
 import io
 import os
+import re
 import stat
 import time
-from collections.abc import Iterator
+from calendar import timegm
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
 from smtpkit.errors import InvalidMail, SpoolError, UsageError
 
 STALE = 36 * 3600  # seconds after which a temporary file that nobody holds is removed
+
+_STAMP_FORM = "%Y%m%dT%H%M%S"
+_STAMP = re.compile(r"(\d{8}T\d{6})-(\d{9})-", re.ASCII)
 
 _ADVICE = {
     errno.EACCES: "this user must be allowed to read and to write there",
@@ -49,6 +54,18 @@ class Directory:
         finally:
             os.close(listing)
 
+    def look(self, name: str) -> tuple[io.FileIO, os.stat_result] | None:
+        """Open a file to look at it, without a lock; None if it is gone, or is no regular file."""
+        with suppress(FileNotFoundError), ExitStack() as stack:
+            if not stat.S_ISREG(self._stat(name).st_mode):
+                return None
+            file = io.FileIO(name, opener=self._opener)
+            stack.callback(let_go, file)
+            found = os.fstat(file.fileno())
+            stack.pop_all()
+            return file, found
+        return None
+
     def lock(self, name: str) -> io.FileIO | None:
         """Open and lock a file: None if it is gone or somebody has it, InvalidMail if it is no file of ours."""
         try:
@@ -76,7 +93,7 @@ class Directory:
     def new_file(self) -> Iterator[tuple[str, io.FileIO]]:
         """A new file, locked: its name without the suffix ``.writing``. On any fault it goes, ``.queued`` or not."""
         seconds, rest = divmod(time.time_ns(), 1_000_000_000)
-        name = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime(seconds))}-{rest:09d}-{os.urandom(8).hex()}"
+        name = f"{time.strftime(_STAMP_FORM, time.gmtime(seconds))}-{rest:09d}-{os.urandom(8).hex()}"
         with ExitStack() as undo:
             undo.callback(self._discard, f"{name}.writing")
             file = io.FileIO(f"{name}.writing", "x+", opener=self._opener)
@@ -138,6 +155,35 @@ class Directory:
 
     def _opener(self, name: str, flags: int) -> int:
         return os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600, dir_fd=self._fd)
+
+
+def since(name: str) -> float | None:
+    """When a file was queued (seconds since 1970), as the name that it was given says; None for another name."""
+    found = _STAMP.match(name)
+    try:
+        return timegm(time.strptime(found[1], _STAMP_FORM)) + int(found[2]) / 1e9 if found else None
+    except ValueError:
+        return None
+
+
+def put_off_until(found: os.stat_result) -> float | None:
+    """Until when a file is put off, or was (seconds since 1970): its time of modification, which is that of writing
+    where nobody set it, and not later than the last change to the file.
+    """
+    return found.st_mtime if found.st_mtime > found.st_ctime else None
+
+
+def is_put_off(file: io.FileIO, now: Callable[[], float]) -> bool:
+    """Is a file not to be taken yet? Where the clock was set back since, nothing is believed."""
+    found = os.fstat(file.fileno())
+    until = put_off_until(found)
+    return until is not None and found.st_ctime <= now() < until
+
+
+def put_off(file: io.FileIO, until: float) -> None:
+    """Let a file not be taken before a time (seconds since 1970), durably."""
+    os.utime(file.fileno(), (until, until))
+    os.fsync(file.fileno())
 
 
 def let_go(file: io.FileIO) -> None:

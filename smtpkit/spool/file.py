@@ -3,7 +3,7 @@
 It can be read with any editor; its lines end in CRLF:
 
 * ``smtpkit spool 1``, the version;
-* the envelope and the Message-ID as a JSON object, and an empty line;
+* the envelope, the Message-ID and the notes, if there are any, as a JSON object, and an empty line;
 * the mail data as they will be sent, without transparency;
 * ``smtpkit end``, their size in 20 digits, ``7bit`` or ``8bit``, ``dots`` if a line begins with one or else ``safe``,
   ``sha256`` and the digest of all the octets before it.
@@ -14,10 +14,10 @@ import io
 import json
 import os
 import re
-from collections.abc import AsyncIterable, Generator, Iterator
+from collections.abc import AsyncIterable, Generator, Iterator, Mapping
 from contextlib import closing
 from dataclasses import asdict
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from smtpkit.errors import InvalidMail, SpoolError, UsageError
 from smtpkit.protocol.envelope import Envelope, ForwardPath
@@ -38,12 +38,19 @@ class Content(NamedTuple):
     envelope: Envelope
     message_id: str | None
     mail_data: MailData
+    notes: Mapping[str, Any]
 
 
-def write(file: io.FileIO, envelope: Envelope, mail_data: MailData, message_id: str | None) -> None:
+def write(
+    file: io.FileIO,
+    envelope: Envelope,
+    mail_data: MailData,
+    message_id: str | None,
+    notes: Mapping[str, Any] | None = None,
+) -> None:
     """Write a file from its beginning to its end in one pass, and wait until the disk has it."""
     writer = _Writer(file)
-    writer.put(_head(envelope, message_id))
+    writer.put(_head(envelope, message_id, notes or {}))
     with closing(_mended(mail_data)) as pieces:
         found = survey(writer.put(piece) for piece in pieces)
     bits, dots = 8 if found.eight_bit else 7, "safe" if found.wire_safe else "dots"
@@ -98,19 +105,22 @@ def _mended(mail_data: MailData) -> Generator[bytes, None, None]:
         raise InvalidMail(f"mail data: its source failed ({type(fault).__name__}: {fault})") from fault
 
 
-def read(file: io.FileIO) -> Content:
-    """Read a whole file and hold it against its digest. Raises InvalidMail for what was not written by ``write``."""
+def read(file: io.FileIO, *, whole: bool = True) -> Content:
+    """Read a file and hold it against its digest. Raises InvalidMail for what was not written by ``write``.
+
+    Not ``whole``: what is before the mail data only, to look at it; what is told of them is held against it still.
+    """
     name, fd = file.name, file.fileno()
     size = os.fstat(fd).st_size
     trailer = _TRAILER.fullmatch(os.pread(fd, _TRAILER_SIZE, max(0, size - _TRAILER_SIZE)))
     if trailer is None:
         raise InvalidMail(f"{name}: it does not end as a mail of the spool does; it is cut, or something else")
-    digest = hashlib.sha256()
-    for piece in _pieces(fd, 0, size - _AFTER_DIGESTED):
-        digest.update(piece)
     octets, expected = int(trailer[1]), trailer[4].decode()
     start = size - _TRAILER_SIZE - octets
-    if digest.hexdigest() != expected or start < 0:
+    digest = hashlib.sha256()
+    for piece in _pieces(fd, 0, size - _AFTER_DIGESTED if whole else 0):
+        digest.update(piece)
+    if start < 0 or (whole and digest.hexdigest() != expected):
         raise InvalidMail(f"{name}: its digest is wrong; it was changed or damaged since it was queued")
     head = b"".join(_pieces(fd, 0, start))
 
@@ -130,11 +140,11 @@ def read(file: io.FileIO) -> Content:
         yield held
 
     try:
-        envelope, message_id = _parse_head(head)
+        envelope, message_id, notes = _parse_head(head)
     except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as fault:
         raise InvalidMail(f"{name}: its envelope cannot be read ({fault})") from fault
     mail_data = MailData(tell, octets, trailer[2] == b"8", mended=True, wire_safe=trailer[3] == b"safe", blocking=True)
-    return Content(envelope, message_id, mail_data)
+    return Content(envelope, message_id, mail_data, notes)
 
 
 def _pieces(fd: int, start: int, end: int) -> Iterator[bytes]:
@@ -146,15 +156,16 @@ def _pieces(fd: int, start: int, end: int) -> Iterator[bytes]:
         yield piece
 
 
-def _head(envelope: Envelope, message_id: str | None) -> bytes:
-    text = json.dumps({"message_id": message_id} | asdict(envelope), indent=1, ensure_ascii=False)
+def _head(envelope: Envelope, message_id: str | None, notes: Mapping[str, Any]) -> bytes:
+    fields = {"message_id": message_id} | ({"notes": dict(notes)} if notes else {}) | asdict(envelope)
+    text = json.dumps(fields, indent=1, ensure_ascii=False)
     return _VERSION + text.replace("\n", "\r\n").encode("utf-8", "surrogatepass") + b"\r\n\r\n"
 
 
-def _parse_head(head: bytes) -> tuple[Envelope, str | None]:
+def _parse_head(head: bytes) -> tuple[Envelope, str | None, Mapping[str, Any]]:
     if not head.startswith(_VERSION):
         raise ValueError("another version wrote it")
     fields = json.loads(head[len(_VERSION) :].decode("utf-8", "surrogatepass"))
-    message_id = fields.pop("message_id")
+    message_id, notes = fields.pop("message_id"), dict(fields.pop("notes", {}))
     paths = tuple(ForwardPath(**path | {"notify": tuple(path["notify"])}) for path in fields.pop("forward_paths"))
-    return Envelope(forward_paths=paths, **fields), message_id
+    return Envelope(forward_paths=paths, **fields), message_id, notes

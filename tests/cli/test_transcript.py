@@ -5,6 +5,7 @@ import io
 import pytest
 
 from smtpkit import (
+    Attempted,
     Authenticated,
     CommandSent,
     Connected,
@@ -83,6 +84,10 @@ TABLE: list[tuple[Event, list[tuple[str, str, str]]]] = [
     (
         Settled(outcome=Outcome(error=DataRefused(NO, "DATA")), at=1, session=1),
         [("**", "DATA: 550 5.1.1 no such mailbox", "bad")],
+    ),
+    (
+        Attempted(path="letters/\n1.queued", state="queued", outcome=Outcome(), at=1, session=0),
+        [("==", "queued: letters/\\n1.queued", "note")],
     ),
     (SessionClosed(reason=None, at=1, session=1), [("==", "closed", "note")]),
     (SessionClosed(reason="broken\n", at=1, session=1), [("==", "closed: broken\\n", "note")]),

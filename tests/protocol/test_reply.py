@@ -225,3 +225,25 @@ def test_a_line_read_before_is_looked_up() -> None:
         reader.feed(b"250 queued as %d\r\n" % number)
         assert reader.next() == Reply(250, (f"queued as {number}",))
         assert len(reader._known) <= MOST_KNOWN
+
+
+HINTS = [
+    (450, "4.2.0 <bob@example.org>: Recipient address rejected: Greylisted", True),
+    (450, "4.7.1 try again in 300 seconds", True),
+    (451, "4.7.1 Greylisting in action, please come back later", True),
+    (451, "4.7.0 later", True),
+    (451, "Temporary failure, please try again later.", True),
+    (450, "4.2.1 mailbox full", False),
+    (451, "4.3.0 a disk is full", False),
+    (451, "4.7.5 no certificate", False),
+    (452, "4.2.2 over quota", False),
+    (421, "4.7.0 too many connections", False),
+    (550, "5.7.1 greylisted for good", False),
+    (250, "2.0.0 greylisted", False),
+]
+
+
+@pytest.mark.parametrize(("code", "text", "greylisted"), HINTS)
+def test_hint(code: int, text: str, greylisted: bool) -> None:  # noqa: FBT001
+    """What may be greylisting is told by the codes, and never by the words."""
+    assert Reply(code, (text,)).hint == ("greylisted" if greylisted else None)

@@ -1,0 +1,356 @@
+"""The queue worker: sends what waits in a spool, several mails at once, and tries again what was refused for now.
+
+Rules: a file is settled by what is known, also when the worker is broken into: accepted for all is sent; certainly not
+sent is queued again, with the time of its next attempt; what may have been accepted stays as it is, or is repeated,
+as the policy says. Who has the mail is taken off its envelope first. An error that befalls before a mail is begun says
+nothing about that mail: no attempt is counted, and nothing else is tried until the outage is over.
+
+How a file is settled is told in ``settling.py``.
+"""
+
+import os
+import random
+import time
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from smtpkit.errors import InvalidMail, Outcome, SMTPError, SpoolError, UsageError
+from smtpkit.events import Attempted, Settled
+from smtpkit.message.message import prepare
+from smtpkit.observers import Observers
+from smtpkit.options import Options
+from smtpkit.retry import Retry
+from smtpkit.session import Session, deliver
+from smtpkit.spool import Entry, Spool, Unfit
+from smtpkit.transport.connect import run_in_worker
+from smtpkit.worker.settling import Plan, attempts_of, carry_out, planned, prepared, put_back, unrefused
+
+if TYPE_CHECKING:
+    import anyio
+    import anyio.abc
+
+    from smtpkit.message.message import DSN
+
+T = TypeVar("T")
+
+BRIEFLY = 0.05  # seconds between two looks for what is due, at least
+GRACE = 30.0  # seconds for what is in flight when the worker is stopped
+SOON = 5.0  # seconds until a server that cannot be had is tried again; twice as long each time, up to a first pause
+
+
+class Worker:
+    """Sends what waits in the directory of a spool; made by ``Client.worker``. Any number may share a directory.
+
+    ``run`` or ``watch`` once at a time. What was refused for good, for anybody, ends as ``.failed``: its envelope is
+    for those who did not get it, and its notes say why. So does what is no mail. ``now`` is the time of day (seconds
+    since 1970) and ``chance`` a random number from 0 to 1.
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        retry: Retry,
+        keep: bool,
+        options: Options,
+        lease: Callable[[float | None], AbstractAsyncContextManager[Session]],
+        observers: Observers,
+        now: Callable[[], float] = time.time,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self._directory = directory
+        self._retry = retry
+        self._keep = keep
+        self._options = options
+        self._lease = lease
+        self._observers = observers
+        self._now = now
+        self._chance = chance
+        self._stopping = False
+        self._fault: SMTPError | None = None  # what ends the work
+        self._down: SMTPError | None = None  # no session can be had
+        self._outages = 0  # in a row
+        self._known: set[str] = set()  # files that cannot be settled, and were told of
+        self._heard: dict[str, Outcome] = {}  # of what is in flight, as far as it is known
+        self._scope: anyio.CancelScope | None = None
+        self._bell: anyio.Event
+        self._slots: anyio.Semaphore
+        self._spool: Spool
+
+    async def run(self, *, wait: bool = False) -> None:
+        """Work until nothing is due; with ``wait`` until nothing is queued any more, whenever it is due.
+
+        Raises what ended it early: that no session could be had (with ``wait`` only what time does not mend, as a
+        refused login), or SpoolError. What was not sent is queued then.
+        """
+        async with self._open() as tasks:
+            while await self._go_on(patient=wait):
+                if not await self._round(tasks):
+                    await self._land()
+                    if self._down is None and not (wait and await self._rest_until_due()):
+                        break
+
+    async def watch(self, *, interval: float = 5.0) -> None:
+        """Work until ``stop``; look for new files every ``interval`` seconds. Raises as ``run(wait=True)`` does."""
+        if not interval > 0:
+            raise UsageError(f"interval {interval!r}: seconds, more than 0")
+        async with self._open() as tasks:
+            while await self._go_on(patient=True):
+                await self._round(tasks)
+                await self._rest(interval)
+
+    def stop(self, *, within: float = GRACE) -> None:
+        """Take no more; what is in flight has so many seconds to be settled, then it is given back or in doubt.
+
+        To be called in the event loop of ``run`` or ``watch``, which return then.
+        """
+        import anyio
+
+        self._stopping = True
+        if self._scope is not None:
+            self._scope.deadline = min(self._scope.deadline, anyio.current_time() + within)
+            self._bell.set()
+
+    # The work
+
+    @asynccontextmanager
+    async def _open(self) -> "AsyncGenerator[anyio.abc.TaskGroup]":
+        import anyio
+
+        if self._scope is not None:
+            raise UsageError("busy: this worker works already")
+        self._fault = self._down = None
+        self._outages = 0
+        self._bell = anyio.Event()
+        self._slots = anyio.Semaphore(self._options.connections)
+        with anyio.CancelScope() as self._scope:
+            try:
+                self._spool = await _disk(partial(Spool, self._directory))
+                quiet = self._observers.on(Settled, self._hear)
+                try:
+                    async with anyio.create_task_group() as tasks:
+                        yield tasks
+                finally:
+                    quiet()
+                    await _disk(self._spool.close)
+            finally:
+                self._scope, self._stopping = None, False
+        if self._fault is not None:
+            raise self._fault
+
+    async def _go_on(self, *, patient: bool) -> bool:
+        """Is there more to do? Waits where an outage has to be waited for."""
+        if self._down is not None:
+            await self._land()
+            error, self._down = self._down, None
+            if not patient or not self._retry.mends(error):
+                self._end(error)
+            else:
+                first = self._retry.pause(1, self._chance())
+                await self._rest(min(SOON * 2.0 ** min(self._outages, 30), first))
+                self._outages += 1
+        return not self._stopping
+
+    def _end(self, error: SMTPError) -> None:
+        self._fault = self._fault or error
+        self._stopping = True
+        self._bell.set()
+
+    async def _rest(self, seconds: float) -> None:
+        import anyio
+
+        with anyio.move_on_after(seconds):
+            await self._bell.wait()
+
+    async def _land(self) -> None:
+        """Wait until nothing is in flight."""
+        for _ in range(self._options.connections):
+            await self._slots.acquire()
+        for _ in range(self._options.connections):
+            self._slots.release()
+
+    async def _rest_until_due(self) -> bool:
+        """Wait until the first of what is put off may be due, or for a stop; False if nothing is queued."""
+        try:
+            files = await _disk(self._spool.files)
+        except SpoolError as error:
+            self._end(error)
+            return False
+        queued = [file for file in files if file.state == "queued" and file.path not in self._known]
+        if queued:
+            await self._rest(max(min(file.until or 0.0 for file in queued) - self._now(), BRIEFLY))
+        return queued != []
+
+    async def _round(self, tasks: "anyio.abc.TaskGroup") -> bool:
+        """Take what is due, and begin to send it. Was there anything?"""
+        some = False
+        claimed = self._spool.claim(in_doubt=self._retry.in_doubt, now=self._now)
+        while True:
+            await self._slots.acquire()
+            taken = await self._take(claimed)
+            if isinstance(taken, Entry):
+                some = True
+                tasks.start_soon(self._attempt, taken)
+                continue
+            self._slots.release()
+            if taken is None:
+                return some
+            some = self._tell_unfit(taken) or some
+
+    @property
+    def _halted(self) -> bool:
+        """Is nothing to be taken now?"""
+        return self._stopping or self._down is not None
+
+    async def _take(self, claimed: Iterator[Entry | Unfit]) -> Entry | Unfit | None:
+        """The next file, unless there is none, or a reason to stop."""
+        while not self._halted:
+            try:
+                taken: Entry | Unfit | None = await _disk(partial(next, claimed, None))
+                if isinstance(taken, Entry) and self._halted:  # meanwhile
+                    await _disk(partial(put_back, taken))
+                    break
+                if isinstance(taken, Entry) and not unrefused(taken):  # a crash came between writing it down and this
+                    said = SMTPError(str(taken.notes.get("said")))
+                    await self._carry_out(taken, Plan("failed", (), taken.notes), Outcome(item=taken.path, error=said))
+                    continue
+            except SpoolError as error:
+                self._end(error)
+                break
+            if isinstance(taken, Entry) and self._is_over(taken):
+                taken.leave()
+                continue
+            return taken
+        return None
+
+    def _is_over(self, entry: Entry) -> bool:
+        """Is it in doubt after its last attempt? Then it stays so, for a human."""
+        attempts = attempts_of(entry.notes)
+        return entry.in_doubt and attempts > 0 and self._retry.used_up(attempts, self._age(entry))
+
+    def _age(self, entry: Entry) -> float:
+        return 0.0 if entry.since is None else max(self._now() - entry.since, 0.0)
+
+    # One mail
+
+    async def _attempt(self, entry: Entry) -> None:
+        """Send a mail, and settle its file."""
+        import anyio
+
+        path, begun = entry.path, False
+        self._heard[path] = Outcome()
+
+        @asynccontextmanager
+        async def lease() -> AsyncGenerator[Session]:
+            nonlocal begun
+            begun = False  # where a session that was used before turns out to be dead, it goes by another
+            async with self._lease(until) as session:
+                begun = True
+                yield session
+
+        try:
+            total = self._options.limits.total
+            until = None if total is None else time.monotonic() + total
+            try:
+                outcome = await deliver(path, prepared(entry), lease, self._observers, until)
+            except SMTPError as error:
+                outcome = error.outcome or Outcome(item=path, error=error)
+            except BaseException:
+                with anyio.CancelScope(shield=True):
+                    await self._break_off(entry, self._heard[path])
+                raise
+            if begun:
+                self._outages = 0
+            else:
+                self._down = outcome.error
+            await self._settle(entry, outcome, begun=begun)
+        except SpoolError as error:
+            self._end(error)
+        finally:
+            del self._heard[path]
+            entry.leave()
+            self._slots.release()
+
+    def _hear(self, event: Settled) -> None:
+        if isinstance(event.item, str) and event.item in self._heard:  # others may send by this client too
+            self._heard[event.item] = event.outcome
+
+    async def _break_off(self, entry: Entry, outcome: Outcome) -> None:
+        """Settle a mail in whose sending somebody broke in: by what is known; no attempt is counted."""
+        if outcome.accepted or outcome.in_doubt:
+            await self._settle(entry, outcome, begun=True)
+        else:
+            await _disk(partial(put_back, entry))
+
+    async def _settle(self, entry: Entry, outcome: Outcome, *, begun: bool) -> None:
+        """Settle the file of a mail, and tell of it. Raises SpoolError."""
+        if begun or self._age(entry) >= self._retry.maximum_age:
+            age, now, chance = self._age(entry), self._now(), self._chance()
+            plan = planned(entry, outcome, retry=self._retry, age=age, now=now, chance=chance)
+        else:
+            plan = Plan("sending" if entry.in_doubt else "queued", (), entry.notes)
+        await self._carry_out(entry, plan, outcome)
+
+    async def _carry_out(self, entry: Entry, plan: Plan, outcome: Outcome) -> None:
+        """Settle a file as planned, and tell of it. Raises SpoolError."""
+        state: Any = plan.state
+        try:
+            await _disk(partial(carry_out, entry, plan, keep=self._keep))
+        except SpoolError:
+            state = entry.path.rpartition(".")[2]
+            raise
+        finally:
+            self._tell(entry.path, state, outcome, plan)
+
+    def _tell(self, path: str, state: Any, outcome: Outcome, plan: Plan | None = None) -> None:
+        attempts, until = (attempts_of(plan.notes), plan.until) if plan is not None else (0, None)
+        at = time.monotonic()
+        self._observers.emit(
+            Attempted(
+                at=at, session=0, item=path, path=path, state=state, outcome=outcome, attempts=attempts, until=until
+            )
+        )
+
+    def _tell_unfit(self, unfit: Unfit) -> bool:
+        """Tell of a file that cannot be sent; False if that was told before."""
+        if unfit.path in self._known:
+            return False
+        self._known.add(unfit.path)
+        state = "failed" if isinstance(unfit.error, InvalidMail) else unfit.path.rpartition(".")[2]
+        self._tell(unfit.path, state, Outcome(item=unfit.path, error=unfit.error))
+        return True
+
+
+async def enqueue(
+    directory: str | os.PathLike[str],
+    message: Any,
+    sender: str | None = None,
+    recipients: str | Iterable[str] | None = None,
+    *,
+    dsn: "DSN | None" = None,
+    require_tls: bool = False,
+) -> str:
+    """Put a mail into the directory of a spool, for a worker; return the path of its file.
+
+    Everything is as for ``Client.send``. The mail is on the disk then, and survives a power cut. The directory is
+    there already, and belongs to this user. Raises InvalidMail, UsageError and SpoolError: nothing is queued then.
+    """
+    mail = await prepare(message, sender, recipients, dsn=dsn, require_tls=require_tls, run=run_in_worker)
+
+    def add() -> str:
+        with Spool(directory) as spool:
+            return spool.add(mail.envelope, mail.mail_data, message_id=mail.message_id)
+
+    return await _disk(add)
+
+
+async def _disk(function: Callable[[], T]) -> T:
+    """Run what blocks on the disk in a worker thread, to its end, whatever has been cancelled meanwhile."""
+    import anyio
+    import anyio.to_thread
+
+    with anyio.CancelScope(shield=True):
+        result = await anyio.to_thread.run_sync(function)
+    return result  # noqa: RET504  a scope may swallow what is raised in it

@@ -24,7 +24,8 @@ from smtpkit.throttle import Throttle
 from smtpkit.transport.stream import Stream
 
 T = TypeVar("T")
-GATHER = 65_536  # octets gathered before they are written without need, and of a piece of mail data
+GATHER = 65_536  # octets gathered before they are written without need, and of a chunk where the whole has no size
+PIECE = 131_072  # octets of other mail data that are written at once
 END = EndMark()
 UNASKED = "the server spoke without being asked"
 LAST_WORDS = 1.0  # seconds given to the server's last words after a failed write
@@ -390,12 +391,14 @@ class Channel:
     async def _transfer(self, step: Transfer, started: Started[Any]) -> Transferred:
         """Send the mail data, piece by piece; stop where the server answers before its end."""
         data = step.mail_data
-        telling = Telling(data, self._throttle.piece if self._throttle else GATHER, self.stream.run)
+        chunks = step.chunked and data.size is None
+        piece = self._throttle.piece if self._throttle else GATHER if chunks else PIECE
+        telling = Telling(data, piece, self.stream.run)
         if self._observers.heard:
             self._begun = self.stream.now()
             self._tell(TransferStarted, started, size=data.size)
         started.end = inf
-        form = self._transfer_in_chunks if step.chunked and data.size is None else self._transfer_whole
+        form = self._transfer_in_chunks if chunks else self._transfer_whole
         try:
             transferred = await form(step, telling, started)
         finally:

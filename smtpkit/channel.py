@@ -24,8 +24,9 @@ from smtpkit.throttle import Throttle
 from smtpkit.transport.stream import Stream
 
 T = TypeVar("T")
-GATHER = 65_536  # octets gathered before they are written without need, and of a piece of mail data
-UNTOUCHED = 262_144  # octets of a piece that goes out as it comes: no pass over it gains by the processor's cache
+GATHER = 65_536  # octets gathered before they are written without need, and of a chunk where the whole has no size
+PIECE = 131_072  # octets of other mail data that are looked through, and written at once
+UNTOUCHED = 262_144  # of those that go out as they come
 END = EndMark()
 UNASKED = "the server spoke without being asked"
 LAST_WORDS = 1.0  # seconds given to the server's last words after a failed write
@@ -391,13 +392,14 @@ class Channel:
     async def _transfer(self, step: Transfer, started: Started[Any]) -> Transferred:
         """Send the mail data, piece by piece; stop where the server answers before its end."""
         data = step.mail_data
-        piece = UNTOUCHED if data.wire_safe else GATHER
+        chunks = step.chunked and data.size is None
+        piece = GATHER if chunks else UNTOUCHED if data.wire_safe else PIECE
         telling = Telling(data, self._throttle.piece if self._throttle else piece, self.stream.run)
         if self._observers.heard:
             self._begun = self.stream.now()
             self._tell(TransferStarted, started, size=data.size)
         started.end = inf
-        form = self._transfer_in_chunks if step.chunked and data.size is None else self._transfer_whole
+        form = self._transfer_in_chunks if chunks else self._transfer_whole
         try:
             transferred = await form(step, telling, started)
         finally:

@@ -24,8 +24,8 @@ from smtpkit.throttle import Throttle
 from smtpkit.transport.stream import Stream
 
 T = TypeVar("T")
-GATHER = 65_536  # octets gathered before they are written without need, and of a chunk where the whole has no size
-PIECE = 131_072  # octets of other mail data that are written at once
+GATHER = 65_536  # octets gathered before they are written without need, and of mail data from one progress to the next
+PIECE = 131_072  # octets of mail data written at once where nobody follows its progress: an eighth less work
 END = EndMark()
 UNASKED = "the server spoke without being asked"
 LAST_WORDS = 1.0  # seconds given to the server's last words after a failed write
@@ -392,7 +392,7 @@ class Channel:
         """Send the mail data, piece by piece; stop where the server answers before its end."""
         data = step.mail_data
         chunks = step.chunked and data.size is None
-        piece = self._throttle.piece if self._throttle else GATHER if chunks else PIECE
+        piece = self._throttle.piece if self._throttle else GATHER if chunks or self._observers.heard else PIECE
         telling = Telling(data, piece, self.stream.run)
         if self._observers.heard:
             self._begun = self.stream.now()

@@ -24,8 +24,8 @@ from smtpkit.throttle import Throttle
 from smtpkit.transport.stream import Stream
 
 T = TypeVar("T")
-GATHER = 65_536  # octets gathered before they are written without need, and of a chunk where the whole has no size
-PIECE = 131_072  # octets of other mail data that are looked through, and written at once
+GATHER = 65_536  # octets gathered before they are written without need, and of mail data from one progress to the next
+PIECE = 131_072  # octets of mail data looked through and written at once where nobody follows its progress
 UNTOUCHED = 262_144  # of those that go out as they come
 END = EndMark()
 UNASKED = "the server spoke without being asked"
@@ -393,7 +393,9 @@ class Channel:
         """Send the mail data, piece by piece; stop where the server answers before its end."""
         data = step.mail_data
         chunks = step.chunked and data.size is None
-        piece = GATHER if chunks else UNTOUCHED if data.wire_safe else PIECE
+        piece = UNTOUCHED if data.wire_safe else PIECE
+        if chunks or self._observers.heard:
+            piece = GATHER
         telling = Telling(data, self._throttle.piece if self._throttle else piece, self.stream.run)
         if self._observers.heard:
             self._begun = self.stream.now()

@@ -5,9 +5,11 @@ types, ``help()``, the other spellings and the reference page. Values live in th
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from inspect import iscoroutinefunction, isfunction
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, overload
+from operator import index
+from typing import TYPE_CHECKING, Any, Generic, Never, Self, TypeVar, overload
 
 from smtpkit.component.errors import VALUE, ComponentError
 
@@ -25,6 +27,7 @@ class Kind(Generic[T]):
     right: Callable[[Any], T]
     read: Callable[[str], T]
     show: Callable[[T], str] = str
+    hidden: bool = False  # no error shows it
 
 
 def _is_text(value: Any) -> str:
@@ -48,9 +51,11 @@ def _is_octets(value: Any) -> bytes | str:
 
 
 def _is_flag(value: Any) -> bool:
-    if not isinstance(value, bool) and value not in (0, 1):
+    if isinstance(value, bool):
+        return value
+    if number(value) not in {0, 1}:
         raise ValueError
-    return bool(value)
+    return bool(number(value))
 
 
 def _read_flag(text: str) -> bool:
@@ -59,13 +64,21 @@ def _read_flag(text: str) -> bool:
     return _FLAGS[text.lower()]
 
 
+def number(value: Any) -> int:
+    """The int that a value is: one of numpy's too, and no bool."""
+    with suppress(TypeError):
+        if not isinstance(value, bool):
+            return index(value)
+    raise ValueError
+
+
 def whole(low: int, high: int = 2**31 - 1, *, what: str = "a whole number") -> Kind[int]:
     """A whole number within limits."""
 
     def right(value: Any) -> int:
-        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        if not low <= number(value) <= high:
             raise ValueError
-        return value
+        return number(value)
 
     return Kind(f"{what} from {low} to {high}", right, lambda text: right(int(text)))
 
@@ -74,9 +87,9 @@ def choice(**meanings: int) -> Kind[int]:
     """A number that stands for something."""
 
     def right(value: Any) -> int:
-        if not isinstance(value, int) or isinstance(value, bool) or value not in meanings.values():
+        if number(value) not in meanings.values():
             raise ValueError
-        return value
+        return number(value)
 
     words = ", ".join(f"{number} {name}" for name, number in meanings.items())
     return Kind(f"one of {words}", right, lambda text: right(int(text)))
@@ -86,7 +99,8 @@ TEXT: Kind[str] = Kind("a text without line ends and other controls", _is_text, 
 LINES: Kind[str] = Kind("a text without NUL", _is_lines, _is_lines)
 OCTETS: Kind[bytes | str] = Kind("octets, or a text", _is_octets, _is_octets, show=str)
 FLAG: Kind[bool] = Kind("True or False", _is_flag, _read_flag)
-SECRET: Kind[str] = Kind(TEXT.wanted, _is_text, _is_text)  # no error shows it
+SECRET: Kind[str] = replace(TEXT, hidden=True)
+SECRET_LINES: Kind[str] = replace(LINES, hidden=True)
 
 
 class Table:
@@ -144,7 +158,7 @@ class Row(Generic[T]):
         try:
             return self.kind.right(value)
         except ValueError:
-            shown = "" if self.kind is SECRET else f", not {value!r:.80}"
+            shown = "" if self.kind.hidden else f", not {value!r:.80}"
             raise ComponentError(VALUE, f"{self.documented} must be {self.kind.wanted}{shown}") from None
 
     def said(self, text: str) -> T:
@@ -218,7 +232,7 @@ class Fact(Row[T]):
     def __get__(self, table: Table | None, owner: type) -> Any:
         return self if table is None else self._look(table)
 
-    def __set__(self, table: Table, value: T) -> None:
+    def __set__(self, table: Table, value: Never) -> None:
         raise AttributeError(f"{self.documented} can only be read")
 
 
@@ -230,7 +244,7 @@ class Order(Row[str]):
     @overload
     def __get__(self, table: None, owner: type) -> Self: ...
     @overload
-    def __get__(self, table: Table, owner: type) -> str: ...
+    def __get__(self, table: Table, owner: type) -> Never: ...
     def __get__(self, table: Table | None, owner: type) -> Any:
         if table is None:
             return self
@@ -301,7 +315,7 @@ class Indexed(Row[T]):
     def __get__(self, table: Table | None, owner: type) -> Any:
         return self if table is None else Items(self, table)
 
-    def __set__(self, table: Table, value: Any) -> None:
+    def __set__(self, table: Table, value: Never) -> None:
         raise AttributeError(f"{self.documented} is set one by one: {self.name}[0] = …")
 
 
@@ -314,7 +328,7 @@ class Hook(Row[Handler[T] | None]):
     access = "event"
 
     def __init__(self, documented: str, event: type[T], meaning: str) -> None:
-        wanted = f"a plain function that takes a {event.__name__}, or None"
+        wanted = f"a plain function that takes one {event.__name__}, or None"
         super().__init__(documented, Kind(wanted, _is_handler, _no_text), None, meaning)
         self.event = event
 

@@ -7,7 +7,7 @@ handler raises comes out of the method once that has ended.
 
 import threading
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, suppress
 from functools import wraps
 from types import TracebackType
@@ -56,7 +56,7 @@ def _blocking(body: Callable[Concatenate[Work, P], Coroutine[Any, Any, T]]) -> "
 
 def _awaitable(
     body: Callable[Concatenate[Work, P], Coroutine[Any, Any, T]],
-) -> "Callable[Concatenate[AsyncSMTP, P], Awaitable[T]]":
+) -> "Callable[Concatenate[AsyncSMTP, P], Coroutine[Any, Any, T]]":
     """The documented method of that body, awaited."""
 
     @wraps(body)
@@ -94,6 +94,8 @@ class _Component(Properties):
         The first ``=`` ends the name. Names are in any case; blanks around name and value mean nothing. What is set
         returns "". Raises ComponentError for no such setting, and for a value that cannot be.
         """
+        if not isinstance(text, str):
+            raise ComponentError(VALUE, f'config takes a text such as "KeepQueue=True", not a {type(text).__name__}')
         name, equals, value = text.partition("=")
         wanted = name.strip(" \t").lower()
         for table in (self._settings, self):
@@ -121,6 +123,9 @@ class _Component(Properties):
     def settings(cls) -> list[Row[Any]]:
         """The rows of the settings: those of their own, and those that repeat a property."""
         return [*Settings.rows(), *(row for row in cls.rows() if isinstance(row, Field) and row.setting)]
+
+    def __getstate__(self) -> Any:
+        raise TypeError(f"a {type(self).__name__} holds a connection: it is neither copied nor pickled; make another")
 
     def __repr__(self) -> str:
         where = f"{self.mail_server or 'no server'}:{self.mail_port}"
@@ -206,8 +211,14 @@ class _Component(Properties):
     def _raise_failure(self) -> None:
         """Raise what a handler has raised."""
         failure, self._work.failure = self._work.failure, None
-        if failure is not None:
-            raise failure
+        if failure is None:
+            return
+        outcome = self._work.outcome
+        if outcome is not None and outcome.accepted:
+            failure.add_note(f"a handler failed, and the mail was accepted for {', '.join(outcome.accepted)}")
+        if isinstance(failure, SMTPError):
+            failure.outcome = failure.outcome or outcome
+        raise failure
 
 
 @spell
@@ -255,7 +266,11 @@ class SMTP(_Component):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.disconnect()
+        try:
+            self.disconnect()
+        except ComponentError:
+            if error is None:  # else the block's own error is the one to see
+                raise
 
     def _obey(self, line: str) -> None:
         self._run(self._work.command(line))
@@ -367,9 +382,14 @@ class AsyncSMTP(_Component):
     ) -> None:
         import anyio
 
-        with anyio.move_on_after(5, shield=True):
-            await self.disconnect()
-        self._work.notices.close()
+        try:
+            with anyio.move_on_after(5, shield=True):
+                await self.disconnect()
+        except ComponentError:
+            if error is None:  # else the block's own error is the one to see
+                raise
+        finally:
+            self._work.notices.close()
 
     async def _run(self, body: Coroutine[Any, Any, T]) -> T:
         from anyio.lowlevel import checkpoint

@@ -127,7 +127,7 @@ def test_wrong_names_and_values() -> None:
         smtp.password = "pass\r\nword"
     assert "word\r" not in str(caught.value)
     with pytest.raises(AttributeError, match="only be read"):
-        smtp.connected = True
+        smtp.connected = True  # type: ignore[assignment]
     for row in SMTP.rows():
         if isinstance(row, Order):
             with pytest.raises(AttributeError, match="only be set"):

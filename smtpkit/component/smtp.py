@@ -5,6 +5,7 @@ come at any time, from any thread and from a handler. Whatever goes wrong in a m
 handler raises comes out of the method once that has ended.
 """
 
+import os
 import threading
 import time
 from collections.abc import Callable, Coroutine
@@ -82,6 +83,7 @@ class _Component(Properties):
             raise ComponentError(VALUE, f"in_doubt must be retry or hold, not {in_doubt!r}")
         self._turn = threading.Lock()  # who holds it runs
         self._guard = threading.RLock()  # over whether there is something to interrupt
+        self._process = os.getpid()
         world = World(self._connected, self._ran, time.monotonic)
         trust = Trust(ssl_context, allow_plaintext_auth)
         self._work = Work(self, trust=trust, in_doubt=in_doubt, world=world, disk=self._written, tick=self._tick)
@@ -170,12 +172,20 @@ class _Component(Properties):
 
     def _enter(self, body: Coroutine[Any, Any, Any]) -> None:
         """Begin a method, if no other is running."""
+        if self._process != os.getpid():
+            self._begin_anew()
         if not self._turn.acquire(blocking=False):
             body.close()
             raise busy()
         with self._guard:
             self._ready()
             self._work.begin()
+
+    def _begin_anew(self) -> None:
+        """After a fork, leave the connection to the parent, and the locks to whichever of its threads hold them."""
+        self._process = os.getpid()
+        self._turn, self._guard = threading.Lock(), threading.RLock()
+        self._work.forget()
 
     def _ready(self) -> None:
         """From here on there may be something to interrupt."""
@@ -309,6 +319,12 @@ class SMTP(_Component):
             self._leave()
         self._raise_failure()
         return result
+
+    def _begin_anew(self) -> None:
+        super()._begin_anew()
+        if self._interruption is not None:
+            self._interruption.close()
+            self._interruption = None
 
     def _ready(self) -> None:
         from smtpkit.transport.blocking_stream import Interruption

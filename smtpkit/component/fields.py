@@ -133,12 +133,12 @@ class Table:
 
 
 class Row(Generic[T]):
-    """One row. ``name`` is its attribute; ``documented`` the name in the documents."""
+    """One row. ``name`` is its attribute; ``documented`` the name in the documents. Reading it gives a T."""
 
     access = "read, write"
     name: str
 
-    def __init__(self, documented: str, kind: Kind[T], default: T, meaning: str) -> None:
+    def __init__(self, documented: str, kind: Kind[Any], default: Any, meaning: str) -> None:
         self.documented = documented
         self.kind = kind
         self.default = default
@@ -148,12 +148,24 @@ class Row(Generic[T]):
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
 
+    @overload
+    def __get__(self, table: None, owner: type) -> Self: ...
+    @overload
+    def __get__(self, table: Table, owner: type) -> T: ...
+    def __get__(self, table: Table | None, owner: type) -> Self | T:
+        return self if table is None else self._read(table)
+
+    def _read(self, table: Any) -> T:
+        """The value; as it was set, or the default, where a row does not find it in another way."""
+        value: T = table._values.get(self.documented, self.default)  # noqa: SLF001  the table's own rows
+        return value
+
     @property
     def spelling(self) -> str:
         """The attribute without the underscore that keeps it apart from a keyword."""
         return self.name.rstrip("_")
 
-    def checked(self, value: Any) -> T:
+    def checked(self, value: Any) -> Any:
         """The value, if it is what the row wants. Raises ComponentError."""
         try:
             return self.kind.right(value)
@@ -161,7 +173,7 @@ class Row(Generic[T]):
             shown = "" if self.kind.hidden else f", not {value!r:.80}"
             raise ComponentError(VALUE, f"{self.documented} must be {self.kind.wanted}{shown}") from None
 
-    def said(self, text: str) -> T:
+    def said(self, text: str) -> Any:
         """The value that a text says. Raises ComponentError."""
         try:
             return self.kind.read(text)
@@ -194,14 +206,8 @@ class Field(Row[T]):
         self._then = then
         self._reads = reads
 
-    @overload
-    def __get__(self, table: None, owner: type) -> Self: ...
-    @overload
-    def __get__(self, table: Table, owner: type) -> T: ...
-    def __get__(self, table: Table | None, owner: type) -> Any:
-        if table is None:
-            return self
-        kept = table._values.get(self.documented, self.default)  # noqa: SLF001  the table's own rows
+    def _read(self, table: Any) -> T:
+        kept = super()._read(table)
         return kept if self._reads is None else self._reads(table, kept)
 
     def __set__(self, table: Table, value: T) -> None:
@@ -225,29 +231,19 @@ class Fact(Row[T]):
         super().__init__(documented, kind, default, meaning)
         self._look = look
 
-    @overload
-    def __get__(self, table: None, owner: type) -> Self: ...
-    @overload
-    def __get__(self, table: Table, owner: type) -> T: ...
-    def __get__(self, table: Table | None, owner: type) -> Any:
-        return self if table is None else self._look(table)
+    def _read(self, table: Any) -> T:
+        return self._look(table)
 
     def __set__(self, table: Table, value: Never) -> None:
         raise AttributeError(f"{self.documented} can only be read")
 
 
-class Order(Row[str]):
+class Order(Row[Never]):
     """A property that can only be set: setting it does something."""
 
     access = "write"
 
-    @overload
-    def __get__(self, table: None, owner: type) -> Self: ...
-    @overload
-    def __get__(self, table: Table, owner: type) -> Never: ...
-    def __get__(self, table: Table | None, owner: type) -> Any:
-        if table is None:
-            return self
+    def _read(self, table: Any) -> Never:  # noqa: ARG002
         raise AttributeError(f"{self.documented} can only be set; the answer is in last_reply")
 
     def __set__(self, table: Any, value: str) -> None:
@@ -279,6 +275,9 @@ class Items(Sequence[T]):
             raise AttributeError(f"{self._row.documented} can only be read")
         setattr(self._row.records(self._table)[index], self._row.attribute, self._row.checked(value))
 
+    def __iter__(self) -> Iterator[T]:
+        return iter(self[:])  # of one header, and not of one for each of its fields
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and list(self) == list(other)
 
@@ -288,7 +287,7 @@ class Items(Sequence[T]):
         return repr(list(self))
 
 
-class Indexed(Row[T]):
+class Indexed(Row[Items[T]]):
     """A property with an index: an attribute of each of the ``records``."""
 
     def __init__(
@@ -308,12 +307,8 @@ class Indexed(Row[T]):
         self.writable = writable
         self.access = "read, write, indexed" if writable else "read, indexed"
 
-    @overload
-    def __get__(self, table: None, owner: type) -> Self: ...
-    @overload
-    def __get__(self, table: Table, owner: type) -> Items[T]: ...
-    def __get__(self, table: Table | None, owner: type) -> Any:
-        return self if table is None else Items(self, table)
+    def _read(self, table: Any) -> Items[T]:
+        return Items(self, table)
 
     def __set__(self, table: Table, value: Never) -> None:
         raise AttributeError(f"{self.documented} is set one by one: {self.name}[0] = …")
@@ -331,13 +326,6 @@ class Hook(Row[Handler[T] | None]):
         wanted = f"a plain function that takes one {event.__name__}, or None"
         super().__init__(documented, Kind(wanted, _is_handler, _no_text), None, meaning)
         self.event = event
-
-    @overload
-    def __get__(self, table: None, owner: type) -> Self: ...
-    @overload
-    def __get__(self, table: Table, owner: type) -> "Handler[T] | None": ...
-    def __get__(self, table: Table | None, owner: type) -> Any:
-        return self if table is None else table._values.get(self.documented)  # noqa: SLF001
 
     def __set__(self, table: Table, value: "Handler[T] | None") -> None:
         table._values[self.documented] = self.checked(value)  # noqa: SLF001

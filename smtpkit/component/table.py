@@ -92,7 +92,7 @@ class Properties(Table):
     user = Field("User", TEXT, "", "Who logs in; empty: nobody.")
     password = Field("Password", SECRET, "", "The user's password.")
     mail_server = Field(
-        "MailServer", TEXT, "", "The server's name or address; '*name' lets a SOCKS firewall resolve it.", fixed=101
+        "MailServer", TEXT, "", "The server's name or address; ``*name`` lets a SOCKS firewall resolve it.", fixed=101
     )
     mail_port = Field("MailPort", whole(1, 65535), 25, "The server's port; on 465 TLS begins at once.", fixed=100)
     connected = Fact("Connected", FLAG, False, "Is there a session?", lambda self: self._work.connected)
@@ -142,17 +142,17 @@ class Properties(Table):
 
     # The message
 
-    from_ = Field("From", TEXT, "", "Who the mail is from: ann@example.com, or Ann <ann@example.com>.")
+    from_ = Field("From", TEXT, "", "Who the mail is from: ann@example.com, or ``Ann <ann@example.com>``.")
     return_path = Field(
-        "ReturnPath", TEXT, "", "Where notifications go, if not to From; '<>': nowhere. No field.", setting=True
+        "ReturnPath", TEXT, "", "Where notifications go, if not to From; ``<>``: nowhere. No field.", setting=True
     )
     send_to = Field("SendTo", TEXT, "", "Who it is to: addresses with commas.")
     cc = Field("Cc", TEXT, "", "Who gets a copy, for all to see.")
     b_cc = Field("BCc", TEXT, "", "Who gets a copy that the header does not tell of.")
     reply_to = Field("ReplyTo", TEXT, "", "Where an answer is to go.")
     subject = Field("Subject", TEXT, "", "What it is about.")
-    message_date = Field("MessageDate", TEXT, "*", "The Date field: '*' the time of sending, empty none.")
-    message_id = Field("MessageId", TEXT, "*", "The Message-ID field: '*' a fresh one for each mail, empty none.")
+    message_date = Field("MessageDate", TEXT, "*", "The Date field: ``*`` the time of sending, empty none.")
+    message_id = Field("MessageId", TEXT, "*", "The Message-ID field: ``*`` a fresh one for each mail, empty none.")
     message_text = Field("MessageText", LINES, "", "The body, in CodePage.")
     message = Field("Message", OCTETS, b"", "The whole mail with its header, instead of what the other rows make.")
     other_headers = Field(

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import re
 import subprocess
 import sys
 from dataclasses import fields
@@ -178,3 +179,16 @@ def test_static_types() -> None:
         smtp.mail_sever = "x"  # type: ignore[attr-defined]
     smtp.on_transfer = lambda e: e.no_such  # type: ignore[attr-defined]
     smtp.on_transfer = lambda e: e.percent_done
+
+
+def test_the_page_is_markdown() -> None:
+    """Its tables have as many cells in each row as in their head, and a row for each name; its errors have numbers."""
+    text = SMTP.reference()
+    tables = [block.splitlines() for block in text.split("\n\n") if block.startswith("| ")]
+    assert [len(table) - 2 for table in tables] == [44, 7, len(SMTP.settings()) - 9]
+    for table in tables:
+        assert len({line.count("|") for line in table}) == 1
+    outside = re.sub(r"```[\s\S]*?```|``.*?``|`.*?`|\n    .*", "", text)
+    assert not re.search(r"[<>*]", outside)
+    for number in (100, 161, 201, 301, 10061):
+        assert f"\n{number}  " in text

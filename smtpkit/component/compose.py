@@ -256,6 +256,8 @@ def _dsn(options: str) -> tuple[tuple[Notify, ...], str | None]:
         if found[1].upper() == "NOTIFY":
             notify = cast("tuple[Notify, ...]", tuple(found[2].upper().split(",")))
         else:
-            text = found[2].partition(";")[2] if found[2].lower().startswith("rfc822;") else found[2]
+            kind, typed, text = found[2].rpartition(";")
+            if typed and kind.lower() != "rfc822":
+                raise InvalidMail(f"MessageRecipientOptions {options!r}: the type of ORCPT is rfc822")
             original = _XTEXT.sub(lambda code: chr(int(code[1], 16)), text)
     return notify, original

@@ -8,8 +8,8 @@ handler raises comes out of the method once that has ended.
 import os
 import threading
 import time
-from collections.abc import Callable, Coroutine
-from contextlib import AbstractAsyncContextManager, suppress
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager, suppress
 from functools import wraps
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Self, TypeVar
@@ -66,6 +66,16 @@ def _awaitable(
 
     document(method, body.__name__)
     return method
+
+
+@contextmanager
+def _second_to(error: BaseException | None) -> Iterator[None]:
+    """What is wrong at the end of a block is raised, unless the block has an error of its own."""
+    try:
+        yield
+    except ComponentError:
+        if error is None:
+            raise
 
 
 class _Component(Properties):
@@ -276,11 +286,8 @@ class SMTP(_Component):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
+        with _second_to(error):
             self.disconnect()
-        except ComponentError:
-            if error is None:  # else the block's own error is the one to see
-                raise
 
     def _obey(self, line: str) -> None:
         self._run(self._work.command(line))
@@ -399,11 +406,8 @@ class AsyncSMTP(_Component):
         import anyio
 
         try:
-            with anyio.move_on_after(5, shield=True):
+            with _second_to(error), anyio.move_on_after(5, shield=True):
                 await self.disconnect()
-        except ComponentError:
-            if error is None:  # else the block's own error is the one to see
-                raise
         finally:
             self._work.notices.close()
 

@@ -12,6 +12,8 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
+import anyio
+import anyio.to_thread
 import pytest
 
 import smtpkit
@@ -19,6 +21,7 @@ from smtpkit import SMTP, AsyncSMTP, ComponentError
 from smtpkit.component.fields import Hook
 from smtpkit.testing import Fault, Occurrence, Script, Server
 from tests.component.ways import WAYS, call, make, run
+from tests.test_cancellation import Steps
 
 HOOKS = [row.name for row in SMTP.rows() if isinstance(row, Hook)]
 REPLIES = {"RCPT:no@example.com": "550 5.1.1 no", "EXPN": "250-<ann@example.com>\n250 <bob@example.com>"}
@@ -104,6 +107,55 @@ def test_a_handler_does_not_hide_the_verdict(way: str, failure: Any, server: Ser
         await call(smtp.disconnect)
 
     run(way, scenario)
+
+
+@pytest.mark.parametrize("way", ["asyncio", "trio"])
+@pytest.mark.parametrize("first", [False, True], ids=["unconnected", "connected"])
+def test_a_send_cancelled_at_every_await(way: str, first: bool) -> None:  # noqa: FBT001
+    """Wherever it is given up the component is idle, nothing stays open, and the next mail goes at once."""
+    ended, nth = False, 0
+    while not ended:
+        nth += 1
+        with Server() as server:
+
+            async def scenario(server: Server = server, nth: int = nth) -> None:
+                nonlocal ended
+                smtp = make(way, server)
+                if first:
+                    await smtp.connect()
+                ended = await Steps(nth).run(smtp.send())
+                assert smtp.idle
+                assert (await smtp.send()).accepted
+                await smtp.disconnect()
+
+            run(way, scenario)
+        assert len(server.received) in {1, 2}
+    assert nth > 2
+
+
+@pytest.mark.parametrize("way", ["asyncio", "trio"])
+def test_a_send_cancelled_behind_its_last_octet(way: str) -> None:
+    """No error can say that the mail is in doubt: the trail says it, and for whom."""
+    arrived = threading.Event()
+
+    def hold(occurrence: Occurrence) -> Fault:
+        arrived.set()
+        return Fault("stall")
+
+    with Server(Script(replies={"END": hold})) as server:
+
+        async def scenario() -> None:
+            smtp = make(way, server)
+            remarks: list[str] = []
+            smtp.on_pi_trail = lambda e: remarks.append(e.message) if e.direction == 2 else None
+            async with anyio.create_task_group() as group:
+                group.start_soon(smtp.send)
+                await anyio.to_thread.run_sync(arrived.wait, 10)
+                group.cancel_scope.cancel()
+            assert remarks == ["in doubt, it may have been accepted: bob@example.com"]
+            assert smtp.idle
+
+        run(way, scenario)
 
 
 @WAYS

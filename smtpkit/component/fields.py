@@ -265,15 +265,22 @@ class Items(Sequence[T]):
     @overload
     def __getitem__(self, index: slice) -> list[T]: ...
     def __getitem__(self, index: Any) -> Any:
-        records = self._row.records(self._table)
+        found = self._at(index)
         if isinstance(index, slice):
-            return [getattr(record, self._row.attribute) for record in records[index]]
-        return getattr(records[index], self._row.attribute)
+            return [getattr(record, self._row.attribute) for record in found]
+        return getattr(found, self._row.attribute)
 
     def __setitem__(self, index: int, value: T) -> None:
         if not self._row.writable:
             raise AttributeError(f"{self._row.documented} can only be read")
-        setattr(self._row.records(self._table)[index], self._row.attribute, self._row.checked(value))
+        setattr(self._at(index), self._row.attribute, self._row.checked(value))
+
+    def _at(self, index: Any) -> Any:
+        records = self._row.records(self._table)
+        try:
+            return records[index]
+        except IndexError:
+            raise IndexError(f"{self._row.documented}[{index}]: its count is {len(records)}") from None
 
     def __iter__(self) -> Iterator[T]:
         return iter(self[:])  # of one header, and not of one for each of its fields

@@ -144,8 +144,11 @@ def test_indexed_properties_are_sequences() -> None:
     smtp.message_recipient_type[1] = 2
     assert smtp.message_recipient_type == [0, 2]
     assert len(smtp.message_recipient_options) == 2
-    with pytest.raises(IndexError):
+    with pytest.raises(IndexError, match=r"MessageRecipientName\[2\]: its count is 2"):
         _ = smtp.message_recipient_name[2]
+    with pytest.raises(IndexError, match=r"MessageRecipientName\[2\]: its count is 2"):
+        smtp.message_recipient_name[2] = "Bob"
+    assert smtp.message_recipient_name[:] == ["", ""]
     with pytest.raises(ComponentError):
         smtp.message_recipient_type[0] = 3
     with pytest.raises(AttributeError, match="only be read"):

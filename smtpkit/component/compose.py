@@ -14,7 +14,7 @@ from smtpkit.component.settings import CODE_PAGES
 from smtpkit.errors import InvalidMail
 from smtpkit.message import header as header_of
 from smtpkit.message.address import Mailbox, mailbox_of, mailboxes_of, parse_mailboxes
-from smtpkit.message.header import ADDRESS_FIELDS, LONGEST_LINE, NEVER_SENT, check_header, split_header, unfold, written
+from smtpkit.message.header import ADDRESS_FIELDS, LONGEST_LINE, NEVER_SENT, check_header, header_end, unfold, written
 from smtpkit.message.message import Prepared, prepare
 from smtpkit.protocol.envelope import ForwardPath, Notify
 from smtpkit.protocol.mail_data import LineEnds
@@ -73,7 +73,7 @@ def addressees(table: "Properties") -> list[Addressee]:
 def header(table: "Properties", settings: "Settings") -> bytes:
     """The header as it would be sent now, without the empty line; nothing where neither From nor Message is set."""
     if table.message:
-        return split_header(_message(table, settings))[0]
+        return _mended(_header_of(_octets(table, settings)))
     return _header(table, settings) if table.from_ else b""
 
 
@@ -95,8 +95,9 @@ async def compose(table: "Properties", settings: "Settings", run: "Runner") -> M
     if not people or not (settings.allow_empty_to or any(one.kind == 0 for one in people)):
         raise ComponentError(NO_RECIPIENT, "SendTo is not set; with AllowEmptyTo=True Cc or BCc suffice")
     if table.message:
-        octets = _message(table, settings)
-        size = len(split_header(octets)[0])
+        octets = _mended(_octets(table, settings))
+        block = _header_of(octets)
+        size = len(block)
         size += 2 if octets[size : size + 2] == b"\r\n" else 0
     else:
         block = _header(table, settings, people) + b"\r\n"
@@ -108,14 +109,23 @@ async def compose(table: "Properties", settings: "Settings", run: "Runner") -> M
     return Mail(replace(prepared, envelope=envelope, item=prepared.message_id), size)  # events show no mail
 
 
-def _message(table: "Properties", settings: "Settings") -> bytes:
-    """Message with its line ends mended. Raises InvalidMail where it would tell of blind copies."""
-    octets = table.message if isinstance(table.message, bytes) else settings.encode(table.message)
+def _octets(table: "Properties", settings: "Settings") -> bytes:
+    """Message, in CodePage where it is a text."""
+    return table.message if isinstance(table.message, bytes) else settings.encode(table.message)
+
+
+def _mended(octets: bytes) -> bytes:
+    """The same with line ends as they are sent."""
     ends = LineEnds()
-    octets = ends.mend(octets) + ends.end()
-    for name, _ in header_of.fields(split_header(octets)[0]):
+    return ends.mend(octets) + ends.end()
+
+
+def _header_of(message: bytes) -> bytes:
+    """The header of Message, without the empty line. Raises InvalidMail where it would tell of blind copies."""
+    block = message[: header_end(message, at_end=True)]
+    for name, _ in header_of.fields(block):
         _check_told(name, "Message")
-    return octets
+    return block
 
 
 def _check_told(name: str, where: str) -> None:
@@ -246,6 +256,8 @@ def _dsn(options: str) -> tuple[tuple[Notify, ...], str | None]:
         if found[1].upper() == "NOTIFY":
             notify = cast("tuple[Notify, ...]", tuple(found[2].upper().split(",")))
         else:
-            text = found[2].partition(";")[2] if found[2].lower().startswith("rfc822;") else found[2]
+            kind, typed, text = found[2].rpartition(";")
+            if typed and kind.lower() != "rfc822":
+                raise InvalidMail(f"MessageRecipientOptions {options!r}: the type of ORCPT is rfc822")
             original = _XTEXT.sub(lambda code: chr(int(code[1], 16)), text)
     return notify, original

@@ -62,7 +62,7 @@ CODES: tuple[tuple[type[SMTPError], int], ...] = (
 class ComponentError(SMTPError):
     """What a method or an assignment of the component raises.
 
-    ``code`` is a number of the table above, ``message`` says it in words, ``reply`` is the server's, where it said no.
+    ``code`` is a number of the table of errors, ``message`` says it in words, ``reply`` is the server's, if it said no.
     ``outcome`` says what became of a mail; ``__cause__`` is the library's error.
     """
 

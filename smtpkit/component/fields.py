@@ -5,9 +5,11 @@ types, ``help()``, the other spellings and the reference page. Values live in th
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from inspect import iscoroutinefunction, isfunction
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, overload
+from operator import index
+from typing import TYPE_CHECKING, Any, Generic, Never, Self, TypeVar, overload
 
 from smtpkit.component.errors import VALUE, ComponentError
 
@@ -25,6 +27,7 @@ class Kind(Generic[T]):
     right: Callable[[Any], T]
     read: Callable[[str], T]
     show: Callable[[T], str] = str
+    hidden: bool = False  # no error shows it
 
 
 def _is_text(value: Any) -> str:
@@ -48,9 +51,11 @@ def _is_octets(value: Any) -> bytes | str:
 
 
 def _is_flag(value: Any) -> bool:
-    if not isinstance(value, bool) and value not in (0, 1):
+    if isinstance(value, bool):
+        return value
+    if number(value) not in {0, 1}:
         raise ValueError
-    return bool(value)
+    return bool(number(value))
 
 
 def _read_flag(text: str) -> bool:
@@ -59,13 +64,21 @@ def _read_flag(text: str) -> bool:
     return _FLAGS[text.lower()]
 
 
+def number(value: Any) -> int:
+    """The int that a value is: one of numpy's too, and no bool."""
+    with suppress(TypeError):
+        if not isinstance(value, bool):
+            return index(value)
+    raise ValueError
+
+
 def whole(low: int, high: int = 2**31 - 1, *, what: str = "a whole number") -> Kind[int]:
     """A whole number within limits."""
 
     def right(value: Any) -> int:
-        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        if not low <= number(value) <= high:
             raise ValueError
-        return value
+        return number(value)
 
     return Kind(f"{what} from {low} to {high}", right, lambda text: right(int(text)))
 
@@ -74,9 +87,9 @@ def choice(**meanings: int) -> Kind[int]:
     """A number that stands for something."""
 
     def right(value: Any) -> int:
-        if not isinstance(value, int) or isinstance(value, bool) or value not in meanings.values():
+        if number(value) not in meanings.values():
             raise ValueError
-        return value
+        return number(value)
 
     words = ", ".join(f"{number} {name}" for name, number in meanings.items())
     return Kind(f"one of {words}", right, lambda text: right(int(text)))
@@ -86,7 +99,8 @@ TEXT: Kind[str] = Kind("a text without line ends and other controls", _is_text, 
 LINES: Kind[str] = Kind("a text without NUL", _is_lines, _is_lines)
 OCTETS: Kind[bytes | str] = Kind("octets, or a text", _is_octets, _is_octets, show=str)
 FLAG: Kind[bool] = Kind("True or False", _is_flag, _read_flag)
-SECRET: Kind[str] = Kind(TEXT.wanted, _is_text, _is_text)  # no error shows it
+SECRET: Kind[str] = replace(TEXT, hidden=True)
+SECRET_LINES: Kind[str] = replace(LINES, hidden=True)
 
 
 class Table:
@@ -119,12 +133,12 @@ class Table:
 
 
 class Row(Generic[T]):
-    """One row. ``name`` is its attribute; ``documented`` the name in the documents."""
+    """One row. ``name`` is its attribute; ``documented`` the name in the documents. Reading it gives a T."""
 
     access = "read, write"
     name: str
 
-    def __init__(self, documented: str, kind: Kind[T], default: T, meaning: str) -> None:
+    def __init__(self, documented: str, kind: Kind[Any], default: Any, meaning: str) -> None:
         self.documented = documented
         self.kind = kind
         self.default = default
@@ -134,20 +148,32 @@ class Row(Generic[T]):
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
 
+    @overload
+    def __get__(self, table: None, owner: type) -> Self: ...
+    @overload
+    def __get__(self, table: Table, owner: type) -> T: ...
+    def __get__(self, table: Table | None, owner: type) -> Self | T:
+        return self if table is None else self._read(table)
+
+    def _read(self, table: Any) -> T:
+        """The value; as it was set, or the default, where a row does not find it in another way."""
+        value: T = table._values.get(self.documented, self.default)  # noqa: SLF001  the table's own rows
+        return value
+
     @property
     def spelling(self) -> str:
         """The attribute without the underscore that keeps it apart from a keyword."""
         return self.name.rstrip("_")
 
-    def checked(self, value: Any) -> T:
+    def checked(self, value: Any) -> Any:
         """The value, if it is what the row wants. Raises ComponentError."""
         try:
             return self.kind.right(value)
         except ValueError:
-            shown = "" if self.kind is SECRET else f", not {value!r:.80}"
+            shown = "" if self.kind.hidden else f", not {value!r:.80}"
             raise ComponentError(VALUE, f"{self.documented} must be {self.kind.wanted}{shown}") from None
 
-    def said(self, text: str) -> T:
+    def said(self, text: str) -> Any:
         """The value that a text says. Raises ComponentError."""
         try:
             return self.kind.read(text)
@@ -180,14 +206,8 @@ class Field(Row[T]):
         self._then = then
         self._reads = reads
 
-    @overload
-    def __get__(self, table: None, owner: type) -> Self: ...
-    @overload
-    def __get__(self, table: Table, owner: type) -> T: ...
-    def __get__(self, table: Table | None, owner: type) -> Any:
-        if table is None:
-            return self
-        kept = table._values.get(self.documented, self.default)  # noqa: SLF001  the table's own rows
+    def _read(self, table: Any) -> T:
+        kept = super()._read(table)
         return kept if self._reads is None else self._reads(table, kept)
 
     def __set__(self, table: Table, value: T) -> None:
@@ -211,29 +231,19 @@ class Fact(Row[T]):
         super().__init__(documented, kind, default, meaning)
         self._look = look
 
-    @overload
-    def __get__(self, table: None, owner: type) -> Self: ...
-    @overload
-    def __get__(self, table: Table, owner: type) -> T: ...
-    def __get__(self, table: Table | None, owner: type) -> Any:
-        return self if table is None else self._look(table)
+    def _read(self, table: Any) -> T:
+        return self._look(table)
 
-    def __set__(self, table: Table, value: T) -> None:
+    def __set__(self, table: Table, value: Never) -> None:
         raise AttributeError(f"{self.documented} can only be read")
 
 
-class Order(Row[str]):
+class Order(Row[Never]):
     """A property that can only be set: setting it does something."""
 
     access = "write"
 
-    @overload
-    def __get__(self, table: None, owner: type) -> Self: ...
-    @overload
-    def __get__(self, table: Table, owner: type) -> str: ...
-    def __get__(self, table: Table | None, owner: type) -> Any:
-        if table is None:
-            return self
+    def _read(self, table: Any) -> Never:  # noqa: ARG002
         raise AttributeError(f"{self.documented} can only be set; the answer is in last_reply")
 
     def __set__(self, table: Any, value: str) -> None:
@@ -255,15 +265,25 @@ class Items(Sequence[T]):
     @overload
     def __getitem__(self, index: slice) -> list[T]: ...
     def __getitem__(self, index: Any) -> Any:
-        records = self._row.records(self._table)
+        found = self._at(index)
         if isinstance(index, slice):
-            return [getattr(record, self._row.attribute) for record in records[index]]
-        return getattr(records[index], self._row.attribute)
+            return [getattr(record, self._row.attribute) for record in found]
+        return getattr(found, self._row.attribute)
 
     def __setitem__(self, index: int, value: T) -> None:
         if not self._row.writable:
             raise AttributeError(f"{self._row.documented} can only be read")
-        setattr(self._row.records(self._table)[index], self._row.attribute, self._row.checked(value))
+        setattr(self._at(index), self._row.attribute, self._row.checked(value))
+
+    def _at(self, index: Any) -> Any:
+        records = self._row.records(self._table)
+        try:
+            return records[index]
+        except IndexError:
+            raise IndexError(f"{self._row.documented}[{index}]: its count is {len(records)}") from None
+
+    def __iter__(self) -> Iterator[T]:
+        return iter(self[:])  # of one header, and not of one for each of its fields
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and list(self) == list(other)
@@ -274,7 +294,7 @@ class Items(Sequence[T]):
         return repr(list(self))
 
 
-class Indexed(Row[T]):
+class Indexed(Row[Items[T]]):
     """A property with an index: an attribute of each of the ``records``."""
 
     def __init__(
@@ -294,14 +314,10 @@ class Indexed(Row[T]):
         self.writable = writable
         self.access = "read, write, indexed" if writable else "read, indexed"
 
-    @overload
-    def __get__(self, table: None, owner: type) -> Self: ...
-    @overload
-    def __get__(self, table: Table, owner: type) -> Items[T]: ...
-    def __get__(self, table: Table | None, owner: type) -> Any:
-        return self if table is None else Items(self, table)
+    def _read(self, table: Any) -> Items[T]:
+        return Items(self, table)
 
-    def __set__(self, table: Table, value: Any) -> None:
+    def __set__(self, table: Table, value: Never) -> None:
         raise AttributeError(f"{self.documented} is set one by one: {self.name}[0] = …")
 
 
@@ -314,16 +330,9 @@ class Hook(Row[Handler[T] | None]):
     access = "event"
 
     def __init__(self, documented: str, event: type[T], meaning: str) -> None:
-        wanted = f"a plain function that takes a {event.__name__}, or None"
+        wanted = f"a plain function that takes one {event.__name__}, or None"
         super().__init__(documented, Kind(wanted, _is_handler, _no_text), None, meaning)
         self.event = event
-
-    @overload
-    def __get__(self, table: None, owner: type) -> Self: ...
-    @overload
-    def __get__(self, table: Table, owner: type) -> "Handler[T] | None": ...
-    def __get__(self, table: Table | None, owner: type) -> Any:
-        return self if table is None else table._values.get(self.documented)  # noqa: SLF001
 
     def __set__(self, table: Table, value: "Handler[T] | None") -> None:
         table._values[self.documented] = self.checked(value)  # noqa: SLF001

@@ -13,6 +13,7 @@ from smtpkit.events import (
     Secured,
     SecurityMissing,
     SessionClosed,
+    Settled,
     TransferEnded,
     TransferProgress,
     TransferStarted,
@@ -133,6 +134,8 @@ class Translator:
                 yield remark(f"TLS has begun: {version} {cipher}")
             case Authenticated(mechanism=mechanism):
                 yield remark(f"logged in by {mechanism}")
+            case Settled(outcome=outcome) if outcome.in_doubt:
+                yield remark(f"in doubt, it may have been accepted: {', '.join(outcome.in_doubt)}")
             case SecurityMissing(server=server):
                 yield remark(f"{server} offered STARTTLS before and no longer does")
             case SessionClosed(reason=reason):

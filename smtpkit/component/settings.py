@@ -5,7 +5,18 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from smtpkit.component.errors import CODE_PAGE, ComponentError
-from smtpkit.component.fields import FLAG, LINES, SECRET, Kind, Row, Setting, Table, check_unconnected, whole
+from smtpkit.component.fields import (
+    FLAG,
+    SECRET,
+    SECRET_LINES,
+    Kind,
+    Row,
+    Setting,
+    Table,
+    check_unconnected,
+    number,
+    whole,
+)
 from smtpkit.options import PARAMETERS
 
 if TYPE_CHECKING:
@@ -36,9 +47,9 @@ def _is_charset(value: Any) -> str:
 
 
 def _is_code_page(value: Any) -> int:
-    if not isinstance(value, int) or value not in CODE_PAGES:
+    if number(value) not in CODE_PAGES:
         raise ValueError
-    return value
+    return number(value)
 
 
 def _is_hello(value: Any) -> str:
@@ -119,7 +130,7 @@ class Settings(Table):
     use_ipv6 = Setting("UseIPv6", _IPV6, False, "Only IPv6; False: what the system prefers.")
     tcp_no_delay = Setting("TcpNoDelay", FLAG, False, "Small packets are sent at once (TCP_NODELAY).")
     absolute_timeout = Setting("AbsoluteTimeout", FLAG, False, "Timeout limits a whole method, not each wait.")
-    firewall_data = Setting("FirewallData", LINES, "", "Header lines for the CONNECT of an HTTP tunnel.")
+    firewall_data = Setting("FirewallData", SECRET_LINES, "", "Header lines for the CONNECT of an HTTP tunnel.")
     in_buffer_size = Setting(
         "InBufferSize",
         whole(0),

@@ -5,10 +5,11 @@ come at any time, from any thread and from a handler. Whatever goes wrong in a m
 handler raises comes out of the method once that has ended.
 """
 
+import os
 import threading
 import time
-from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import AbstractAsyncContextManager, suppress
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager, suppress
 from functools import wraps
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Self, TypeVar
@@ -56,7 +57,7 @@ def _blocking(body: Callable[Concatenate[Work, P], Coroutine[Any, Any, T]]) -> "
 
 def _awaitable(
     body: Callable[Concatenate[Work, P], Coroutine[Any, Any, T]],
-) -> "Callable[Concatenate[AsyncSMTP, P], Awaitable[T]]":
+) -> "Callable[Concatenate[AsyncSMTP, P], Coroutine[Any, Any, T]]":
     """The documented method of that body, awaited."""
 
     @wraps(body)
@@ -65,6 +66,16 @@ def _awaitable(
 
     document(method, body.__name__)
     return method
+
+
+@contextmanager
+def _second_to(error: BaseException | None) -> Iterator[None]:
+    """What is wrong at the end of a block is raised, unless the block has an error of its own."""
+    try:
+        yield
+    except ComponentError:
+        if error is None:
+            raise
 
 
 class _Component(Properties):
@@ -82,6 +93,7 @@ class _Component(Properties):
             raise ComponentError(VALUE, f"in_doubt must be retry or hold, not {in_doubt!r}")
         self._turn = threading.Lock()  # who holds it runs
         self._guard = threading.RLock()  # over whether there is something to interrupt
+        self._process = os.getpid()
         world = World(self._connected, self._ran, time.monotonic)
         trust = Trust(ssl_context, allow_plaintext_auth)
         self._work = Work(self, trust=trust, in_doubt=in_doubt, world=world, disk=self._written, tick=self._tick)
@@ -94,6 +106,8 @@ class _Component(Properties):
         The first ``=`` ends the name. Names are in any case; blanks around name and value mean nothing. What is set
         returns "". Raises ComponentError for no such setting, and for a value that cannot be.
         """
+        if not isinstance(text, str):
+            raise ComponentError(VALUE, f'config takes a text such as "KeepQueue=True", not a {type(text).__name__}')
         name, equals, value = text.partition("=")
         wanted = name.strip(" \t").lower()
         for table in (self._settings, self):
@@ -121,6 +135,9 @@ class _Component(Properties):
     def settings(cls) -> list[Row[Any]]:
         """The rows of the settings: those of their own, and those that repeat a property."""
         return [*Settings.rows(), *(row for row in cls.rows() if isinstance(row, Field) and row.setting)]
+
+    def __getstate__(self) -> Any:
+        raise TypeError(f"a {type(self).__name__} holds a connection: it is neither copied nor pickled; make another")
 
     def __repr__(self) -> str:
         where = f"{self.mail_server or 'no server'}:{self.mail_port}"
@@ -165,12 +182,20 @@ class _Component(Properties):
 
     def _enter(self, body: Coroutine[Any, Any, Any]) -> None:
         """Begin a method, if no other is running."""
+        if self._process != os.getpid():
+            self._begin_anew()
         if not self._turn.acquire(blocking=False):
             body.close()
             raise busy()
         with self._guard:
             self._ready()
             self._work.begin()
+
+    def _begin_anew(self) -> None:
+        """After a fork, leave the connection to the parent, and the locks to whichever of its threads hold them."""
+        self._process = os.getpid()
+        self._turn, self._guard = threading.Lock(), threading.RLock()
+        self._work.forget()
 
     def _ready(self) -> None:
         """From here on there may be something to interrupt."""
@@ -206,8 +231,14 @@ class _Component(Properties):
     def _raise_failure(self) -> None:
         """Raise what a handler has raised."""
         failure, self._work.failure = self._work.failure, None
-        if failure is not None:
-            raise failure
+        if failure is None:
+            return
+        outcome = self._work.outcome
+        if outcome is not None and outcome.accepted:
+            failure.add_note(f"a handler failed, and the mail was accepted for {', '.join(outcome.accepted)}")
+        if isinstance(failure, SMTPError):
+            failure.outcome = failure.outcome or outcome
+        raise failure
 
 
 @spell
@@ -255,7 +286,8 @@ class SMTP(_Component):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.disconnect()
+        with _second_to(error):
+            self.disconnect()
 
     def _obey(self, line: str) -> None:
         self._run(self._work.command(line))
@@ -294,6 +326,12 @@ class SMTP(_Component):
             self._leave()
         self._raise_failure()
         return result
+
+    def _begin_anew(self) -> None:
+        super()._begin_anew()
+        if self._interruption is not None:
+            self._interruption.close()
+            self._interruption = None
 
     def _ready(self) -> None:
         from smtpkit.transport.blocking_stream import Interruption
@@ -367,9 +405,11 @@ class AsyncSMTP(_Component):
     ) -> None:
         import anyio
 
-        with anyio.move_on_after(5, shield=True):
-            await self.disconnect()
-        self._work.notices.close()
+        try:
+            with _second_to(error), anyio.move_on_after(5, shield=True):
+                await self.disconnect()
+        finally:
+            self._work.notices.close()
 
     async def _run(self, body: Coroutine[Any, Any, T]) -> T:
         from anyio.lowlevel import checkpoint

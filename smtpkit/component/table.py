@@ -32,14 +32,14 @@ FIREWALL_PORTS = {0: 0, 1: 80, 2: 1080, 3: 1080, 10: 1080}
 _CANNOT_NOW = 108  # a firewall property, while connected
 _FIREWALL = choice(none=0, tunnel=1, socks4=2, socks5=3, socks4a=10)
 _MECHANISMS = choice(best=0, cram_md5=1, ntlm=2, apop=3, sasl_plain=4, digest_md5=5, kerberos=6, xoauth2=7)
-_COUNT = whole(0)
+_COUNT = whole(0, 1_000_000)
 
 
 def _is_address(value: Any) -> str:
     from ipaddress import ip_address
 
-    if value != "":
-        ip_address(value if isinstance(value, str) else "")
+    if TEXT.right(value) != "":
+        ip_address(value)
     return str(value)
 
 
@@ -75,8 +75,8 @@ class Properties(Table):
     def _check_change(self, row: Row[Any]) -> None:
         check_unconnected(row, connected=self._work.connected)
 
-    def _obey(self, line: str) -> None:
-        raise AttributeError(f"a command is waited for: await set_command({line[:40]!r})")
+    def _obey(self, line: str) -> None:  # noqa: ARG002  it may be a secret
+        raise AttributeError("a command is waited for: await set_command(…)")
 
     def _resize(self, count: int) -> None:
         del self._recipients[count:]
@@ -92,7 +92,7 @@ class Properties(Table):
     user = Field("User", TEXT, "", "Who logs in; empty: nobody.")
     password = Field("Password", SECRET, "", "The user's password.")
     mail_server = Field(
-        "MailServer", TEXT, "", "The server's name or address; '*name' lets a SOCKS firewall resolve it.", fixed=101
+        "MailServer", TEXT, "", "The server's name or address; ``*name`` lets a SOCKS firewall resolve it.", fixed=101
     )
     mail_port = Field("MailPort", whole(1, 65535), 25, "The server's port; on 465 TLS begins at once.", fixed=100)
     connected = Fact("Connected", FLAG, False, "Is there a session?", lambda self: self._work.connected)
@@ -104,7 +104,7 @@ class Properties(Table):
         "The server's last reply, its lines with their code.",
         lambda self: self._work.last_reply,
     )
-    command = Order("Command", TEXT, "", "Setting it sends the line and waits for the reply, which LastReply has.")
+    command = Order("Command", SECRET, "", "Setting it sends the line and waits for the reply, which LastReply has.")
     local_host = Field(
         "LocalHost",
         _ADDRESS,
@@ -142,17 +142,17 @@ class Properties(Table):
 
     # The message
 
-    from_ = Field("From", TEXT, "", "Who the mail is from: ann@example.com, or Ann <ann@example.com>.")
+    from_ = Field("From", TEXT, "", "Who the mail is from: ann@example.com, or ``Ann <ann@example.com>``.")
     return_path = Field(
-        "ReturnPath", TEXT, "", "Where notifications go, if not to From; '<>': nowhere. No field.", setting=True
+        "ReturnPath", TEXT, "", "Where notifications go, if not to From; ``<>``: nowhere. No field.", setting=True
     )
     send_to = Field("SendTo", TEXT, "", "Who it is to: addresses with commas.")
     cc = Field("Cc", TEXT, "", "Who gets a copy, for all to see.")
     b_cc = Field("BCc", TEXT, "", "Who gets a copy that the header does not tell of.")
     reply_to = Field("ReplyTo", TEXT, "", "Where an answer is to go.")
     subject = Field("Subject", TEXT, "", "What it is about.")
-    message_date = Field("MessageDate", TEXT, "*", "The Date field: '*' the time of sending, empty none.")
-    message_id = Field("MessageId", TEXT, "*", "The Message-ID field: '*' a fresh one for each mail, empty none.")
+    message_date = Field("MessageDate", TEXT, "*", "The Date field: ``*`` the time of sending, empty none.")
+    message_id = Field("MessageId", TEXT, "*", "The Message-ID field: ``*`` a fresh one for each mail, empty none.")
     message_text = Field("MessageText", LINES, "", "The body, in CodePage.")
     message = Field("Message", OCTETS, b"", "The whole mail with its header, instead of what the other rows make.")
     other_headers = Field(

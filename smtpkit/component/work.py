@@ -172,6 +172,12 @@ class Work:
             self.session.abort("broken")
             self.session = None
 
+    def forget(self) -> None:
+        """Let go of a session that belongs to another process: it is not told, and does not end."""
+        session, self.session = self.session, None
+        if session is not None and not session.channel.broken:
+            session.channel.stream.abort()  # of an idle stream it closes our copy of the socket, and no more
+
     async def _open(self) -> Session:
         from smtpkit.transport.tls import default_context
 

@@ -26,6 +26,7 @@ ADDRESS_FIELDS = frozenset(
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _FOLD_AT = 78
+_FOLD_ENCODED_AT = 76  # a line with encoded words (RFC 2047 section 2)
 _LONGEST_PIECE = 900  # characters that cannot be folded; what is longer is encoded, since encoded words can be
 _NAME = re.compile(r"[!-9;-~]{1,76}\Z")
 _PLAIN_PHRASE = re.compile(r"[A-Za-z0-9!#$%&'*+\-/=?^_`{|}~]+(?: [A-Za-z0-9!#$%&'*+\-/=?^_`{|}~]+)*\Z")
@@ -46,9 +47,9 @@ def field(name: str, value: str | Iterable[Mailbox], *, charset: str = "utf-8", 
     """One field, encoded and folded, with its CRLF. ``value`` is text, or mailboxes for a field that holds addresses.
 
     ``charset`` is that of encoded words, which must be one that holds ASCII; lines longer than ``fold_at`` are folded
-    where there is a blank. Text is taken as it is read: what looks like an encoded word is encoded again. Raises
-    InvalidMail, which names the field, for controls (but TAB), lone surrogates, characters that the charset has not,
-    and a name that is none (RFC 5322 section 2.2).
+    where there is a blank, at 76 where they hold encoded words. Text is taken as it is read: what looks like an encoded
+    word is encoded again. Raises InvalidMail, which names the field, for controls (but TAB), lone surrogates,
+    characters that the charset has not, and a name that is none (RFC 5322 section 2.2).
     """
     block = written(name, value, charset=charset, fold_at=fold_at)
     check_header(block, [name])
@@ -66,15 +67,17 @@ def written(name: str, value: str | Iterable[Mailbox], *, charset: str = "utf-8"
             raise InvalidMail(
                 f"{name} {value[:120]!r}: it holds a line end, another control or a lone surrogate; remove it"
             )
-        pieces = _text_pieces(value, charset)
+        pieces = _text_pieces(value, charset, len(name) + 1, fold_at)
     else:
         pieces = []
         for mailbox in value:
-            pieces += _mailbox_pieces(mailbox, charset)
+            pieces += _mailbox_pieces(mailbox, charset, 0 if pieces else len(name) + 1, fold_at)
         if pieces:
             pieces[-1] = pieces[-1].removesuffix(",")
     line = f"{name}:"
     whole = line + "".join(pieces)
+    if "=?" in whole:
+        fold_at = min(fold_at, _FOLD_ENCODED_AT)
     if len(whole) <= fold_at:
         return f"{whole}\r\n".encode()
     lines = []
@@ -204,16 +207,16 @@ def message_id(domain: str) -> str:
     return f"<{secrets.token_hex(16)}@{domain}>"
 
 
-def _text_pieces(text: str, charset: str) -> list[str]:
+def _text_pieces(text: str, charset: str, taken: int, fold_at: int) -> list[str]:
     """Text in pieces between which a line may be folded."""
     pieces = _PIECE.findall(f" {text}")
     plain = text.isascii() and "=?" not in text and text == text.strip(" \t")
     if plain and all(len(piece) <= _LONGEST_PIECE for piece in pieces):
         return pieces
-    return encoded_words(text, charset)
+    return encoded_words(text, charset, taken=taken, fold_at=fold_at)
 
 
-def _mailbox_pieces(mailbox: Mailbox, charset: str) -> list[str]:
+def _mailbox_pieces(mailbox: Mailbox, charset: str, taken: int, fold_at: int) -> list[str]:
     """A mailbox and the comma after it, in pieces. The address is never encoded."""
     name = mailbox.display_name
     if not name:
@@ -221,7 +224,7 @@ def _mailbox_pieces(mailbox: Mailbox, charset: str) -> list[str]:
     if UNSAFE.search(name):
         raise InvalidMail(f"display name {name[:120]!r}: it holds a control character or a lone surrogate; remove it")
     if not name.isascii() or "=?" in name or len(name) > _FOLD_AT - 20:
-        phrase = encoded_words(name, charset)
+        phrase = encoded_words(name, charset, taken=taken, fold_at=fold_at)
     elif _PLAIN_PHRASE.match(name):
         phrase = [f" {name}"]
     else:
@@ -230,14 +233,20 @@ def _mailbox_pieces(mailbox: Mailbox, charset: str) -> list[str]:
     return [*phrase, f" <{mailbox.address}>,"]
 
 
-def encoded_words(text: str, charset: str = "utf-8") -> list[str]:
-    """Text as encoded words of at most 75 characters, none of which cuts a character (RFC 2047 section 5).
+def encoded_words(text: str, charset: str = "utf-8", *, taken: int = 0, fold_at: int = _FOLD_AT) -> list[str]:
+    """Text as encoded words, a blank before each, none of which cuts a character (RFC 2047 section 5).
 
+    Lines with them have at most 76 characters, or ``fold_at`` if that is less; ``taken`` are those before the first.
     Q where most is ASCII, and then only with the characters that may stand in a phrase too; else B.
     """
     readable = sum(map(str.isascii, text)) * 3 > len(text) * 2
-    room = 75 - len(f"=?{charset}?q??=")
-    longest = room if readable else room // 4 * 3
+
+    def room(taken: int) -> int:
+        """What the text of a word may cost; a character at least, whatever stands before it."""
+        characters = max(min(_FOLD_ENCODED_AT, fold_at) - taken - len(f" =?{charset}?q??="), 12)
+        return characters if readable else characters // 4 * 3
+
+    longest, later = room(taken), room(0)
     words = [b""]
     size = 0
     for character in text:
@@ -245,7 +254,7 @@ def encoded_words(text: str, charset: str = "utf-8") -> list[str]:
         cost = len(_q(octets) if readable else octets)
         if size + cost > longest:
             words.append(b"")
-            size = 0
+            size, longest = 0, later
         words[-1] += octets
         size += cost
     if readable:

@@ -7,7 +7,7 @@ which part of it is secret; a command names the limit its reply is waited for un
 import base64
 import re
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from smtpkit.errors import InvalidMail
 from smtpkit.protocol.reply import ROOMY, USUAL, Reply, ReplyLimits
@@ -266,6 +266,9 @@ class Vrfy(Command):
     text: str
 
     def __post_init__(self) -> None:
+        text: Any = self.text
+        if not isinstance(text, str) or not text.strip():
+            raise InvalidMail(f"{self.verb}: a user or a list is a str such as bob@example.com, not {text!r:.80}")
         self.render()  # raises here what would break the session later
 
     def render(self) -> bytes:  # noqa: D102
@@ -292,9 +295,8 @@ class Raw(Command):
     def __post_init__(self) -> None:
         verb = self.text.split(" ", 1)[0].upper()
         if not (verb.isascii() and verb.isalnum()) or verb in _OWN_VERBS:
-            raise InvalidMail(
-                f"command {self.text!r}: one line that begins with a verb other than {sorted(_OWN_VERBS)}"
-            )
+            shown = verb if verb in _OWN_VERBS else "of your own"  # the rest may be a secret
+            raise InvalidMail(f"command {shown}: it begins with a verb, and none of {', '.join(sorted(_OWN_VERBS))}")
         self.render()
 
     @property

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import re
 import subprocess
 import sys
 from dataclasses import fields
@@ -127,7 +128,7 @@ def test_wrong_names_and_values() -> None:
         smtp.password = "pass\r\nword"
     assert "word\r" not in str(caught.value)
     with pytest.raises(AttributeError, match="only be read"):
-        smtp.connected = True
+        smtp.connected = True  # type: ignore[assignment]
     for row in SMTP.rows():
         if isinstance(row, Order):
             with pytest.raises(AttributeError, match="only be set"):
@@ -143,8 +144,11 @@ def test_indexed_properties_are_sequences() -> None:
     smtp.message_recipient_type[1] = 2
     assert smtp.message_recipient_type == [0, 2]
     assert len(smtp.message_recipient_options) == 2
-    with pytest.raises(IndexError):
+    with pytest.raises(IndexError, match=r"MessageRecipientName\[2\]: its count is 2"):
         _ = smtp.message_recipient_name[2]
+    with pytest.raises(IndexError, match=r"MessageRecipientName\[2\]: its count is 2"):
+        smtp.message_recipient_name[2] = "Bob"
+    assert smtp.message_recipient_name[:] == ["", ""]
     with pytest.raises(ComponentError):
         smtp.message_recipient_type[0] = 3
     with pytest.raises(AttributeError, match="only be read"):
@@ -178,3 +182,16 @@ def test_static_types() -> None:
         smtp.mail_sever = "x"  # type: ignore[attr-defined]
     smtp.on_transfer = lambda e: e.no_such  # type: ignore[attr-defined]
     smtp.on_transfer = lambda e: e.percent_done
+
+
+def test_the_page_is_markdown() -> None:
+    """Its tables have as many cells in each row as in their head, and a row for each name; its errors have numbers."""
+    text = SMTP.reference()
+    tables = [block.splitlines() for block in text.split("\n\n") if block.startswith("| ")]
+    assert [len(table) - 2 for table in tables] == [44, 7, len(SMTP.settings()) - 9]
+    for table in tables:
+        assert len({line.count("|") for line in table}) == 1
+    outside = re.sub(r"```[\s\S]*?```|``.*?``|`.*?`|\n    .*", "", text)
+    assert not re.search(r"[<>*]", outside)
+    for number in (100, 161, 201, 301, 10061):
+        assert f"\n{number}  " in text

@@ -15,7 +15,7 @@ from tests.memory import MAIL, Talk
 from tests.streams import MemoryStream, run
 
 STAGES = ("greeting", "EHLO", "MAIL", "RCPT", "DATA", "END")  # the moments of a plain mail at which a server speaks
-OPEN = 250_000  # octets of mail data that no buffer of ours holds
+OPEN = 400_000  # octets of mail data that no piece and no buffer of ours holds
 
 
 class Endless(MemoryStream):

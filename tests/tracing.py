@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from queue import SimpleQueue
@@ -46,6 +46,8 @@ FAULTS = {
 }
 
 _CALL = re.compile(r"(?:(\d+) +)?(\w+)\((.*)")
+_UNFINISHED = "<unfinished ...>"  # another thread's call came between its beginning and its end
+_RESUMED = re.compile(r"(\d+) +<\.\.\. \w+ resumed>(.*)")
 _PATH = ":".join(part or "." for part in sys.path)
 _ENVIRONMENT = {"PYTHONPATH": _PATH, "PYTHONHASHSEED": "0", "LC_ALL": "C", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
 # No start files, no hash seed and no byte code to write: one run makes the same calls as another.
@@ -166,8 +168,13 @@ def _calls(log: str, threads: list[str]) -> tuple[Call, ...]:
     """
     counts: Counter[tuple[int, str]] = Counter()
     found: list[Call] = []
+    unfinished: dict[str, int] = {}  # by process, where in ``found`` its call is
     begun = False
     for line in log.splitlines():
+        resumed = _RESUMED.match(line)
+        if resumed is not None and resumed[1] in unfinished:
+            at = unfinished.pop(resumed[1])
+            found[at] = replace(found[at], arguments=found[at].arguments.removesuffix(_UNFINISHED) + resumed[2])
         match = _CALL.match(line)
         if match is None:
             continue
@@ -177,6 +184,8 @@ def _calls(log: str, threads: list[str]) -> tuple[Call, ...]:
         thread = threads.index(match[1]) if threads else 0
         counts[thread, match[2]] += 1
         if begun:
+            if match[3].endswith(_UNFINISHED):
+                unfinished[match[1]] = len(found)
             found.append(Call(match[2], counts[thread, match[2]], match[3], thread))
         begun = begun or (match[2] in {"access", "faccessat"} and '"BEGIN"' in match[3])
     return tuple(found)

@@ -195,7 +195,8 @@ def unfold(text: str) -> str:
 
 def date(when: float | None = None) -> str:
     """A time, else that of now, as Date has it (RFC 5322 section 3.3), in UTC: where a mail was written is its own."""
-    year, month, day, hour, minute, second, weekday, _, _ = time.gmtime(when)
+    # Not gmtime(None): its clock may be some milliseconds behind, and so in another second.
+    year, month, day, hour, minute, second, weekday, _, _ = time.gmtime(time.time() if when is None else when)
     return "%s, %02d %s %04d %02d:%02d:%02d +0000" % (  # noqa: UP031  half the time
         *(_DAYS[weekday], day, _MONTHS[month - 1], year),
         *(hour, minute, second),

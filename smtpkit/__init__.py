@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from smtpkit.bulk import Mail
-    from smtpkit.client import Client, Outcomes, send
+    from smtpkit.bulk.outcomes import Outcomes
+    from smtpkit.client import Client, send
     from smtpkit.component.errors import ComponentError
     from smtpkit.component.smtp import SMTP, AsyncSMTP
     from smtpkit.errors import (

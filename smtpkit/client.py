@@ -6,13 +6,14 @@ event loop that opened them. On asyncio and on trio.
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
-from contextlib import AbstractAsyncContextManager, suppress
+from collections.abc import AsyncIterable, Callable, Iterable
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO, Self, TypeAlias, TypeVar, Unpack
 
-from smtpkit.bulk import Bulk, Iterated, Nothing, prepared
+from smtpkit.bulk import Intake, Iterated, Lane, prepared
+from smtpkit.bulk.outcomes import Buffer, Outcomes
 from smtpkit.errors import Outcome, TimedOut, UsageError
 from smtpkit.events import Event
 from smtpkit.message.message import prepare
@@ -30,8 +31,6 @@ from smtpkit.window import Habits
 if TYPE_CHECKING:
     import os
     from email.message import Message as StdlibMessage
-
-    import anyio.abc
 
     from smtpkit.message.message import DSN, Message
     from smtpkit.retry import Retry
@@ -106,27 +105,45 @@ class Client:
         until = self._until()
         return await deliver(message, preparing, lambda: self._session(until), self._observers, until)
 
-    def send_many(self, messages: "Iterable[Any] | AsyncIterable[Any]", *, window: int = 16) -> "Outcomes":
-        """Send many mails over one session: ``async with client.send_many(…) as outcomes: async for outcome in …``.
+    def send_many(
+        self, messages: "Iterable[Any] | AsyncIterable[Any]", *, window: int = 16, sessions: int | None = None
+    ) -> "Outcomes":
+        """Send many mails: ``async with client.send_many(…) as outcomes: async for outcome in outcomes``.
 
         Each of ``messages`` is a message, a ``Mail`` or a tuple like it; they are taken as they can be sent. At most
-        ``window`` mails are under way without a reply, as far as the server bears it. Failures are outcomes, in the
-        order of settling, with their ``item``; only what ``messages`` itself raises is raised, after all that came
-        before. Leaving the block early settles what is under way; ``outcomes.unsent`` lists what was not sent.
+        ``window`` mails are under way on a session without a reply, as far as its server bears it. There are as many
+        ``sessions`` as pay, up to that number (default: ``connections``); with 1 the mails go in their order. Failures
+        are outcomes, in the order of settling, with their ``item``; only what ``messages`` itself raises is raised,
+        after all that came before. Mails are sent while outcomes are read, and at most ``window`` outcomes ahead.
+        Leaving the block early settles what is under way; ``outcomes.unsent`` lists what was not sent. Where the block
+        is cancelled, it is settled by what is known.
         """
         self._check_open()
+        most = self.options.connections
+        if sessions is not None and not 1 <= sessions <= most:
+            raise UsageError(f"sessions: 1 to {most}, which is connections of this client; not {sessions!r}")
         limit = self.options.limits.timeout
-        feed = _Buffer(messages, window, limit) if isinstance(messages, AsyncIterable) else Iterated(messages)
-        bulk = Bulk(
-            feed,
+        feed = Buffer(messages, window, limit) if isinstance(messages, AsyncIterable) else Iterated(messages)
+        intake = Intake(feed, prepare=partial(prepared, options=self.options, run=run_in_worker))
+        lane = partial(
+            Lane,
+            intake,
             window=window,
             options=self.options,
             habits=self._habits,
-            prepare=partial(prepared, options=self.options, run=run_in_worker),
             lease=lambda: self._session(None),
             observers=self._observers,
+            crowded=lambda: self._pool.crowded,
         )
-        return Outcomes(bulk, feed if isinstance(feed, _Buffer) else None, limit)
+        return Outcomes(
+            intake,
+            lane,
+            buffer=feed if isinstance(feed, Buffer) else None,
+            most=sessions or most,
+            window=window,
+            limit=limit,
+            free=lambda: self._pool.free,
+        )
 
     def worker(
         self, directory: "str | os.PathLike[str]", *, retry: "Retry | None" = None, keep: bool = False
@@ -284,113 +301,6 @@ class Client:
                     "one), or aclose() it before its loop ends"
                 )
             self._home = home
-
-
-class Outcomes:
-    """The outcomes of ``Client.send_many``, as they come. ``unsent`` holds the items that were not sent."""
-
-    def __init__(self, bulk: Bulk, buffer: "_Buffer | None", limit: float) -> None:
-        self._bulk = bulk
-        self._buffer = buffer
-        self._limit = limit  # seconds to settle what is under way
-        self._tasks: anyio.abc.TaskGroup | None = None
-        self._entered = False
-
-    @property
-    def unsent(self) -> list[Any]:
-        """What was taken and certainly not sent, in order; and the rest of the input, where it is a list."""
-        return self._bulk.unsent
-
-    @property
-    def unread(self) -> list[Outcome]:
-        """The outcomes that were not read before the block was left."""
-        return list(self._bulk.settled)
-
-    async def __aenter__(self) -> Self:
-        self._entered = True
-        if self._buffer is not None:
-            import anyio
-
-            self._buffer.begin()
-            self._tasks = anyio.create_task_group()
-            await self._tasks.__aenter__()
-            self._tasks.start_soon(self._buffer.fill)
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        import anyio
-
-        with anyio.move_on_after(2 * self._limit, shield=True):
-            await self._bulk.leave(self._limit)
-        if self._tasks is not None:
-            self._tasks.cancel_scope.cancel()
-            await self._tasks.__aexit__(None, None, None)
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Outcome:
-        if not self._entered:
-            raise UsageError("write: async with client.send_many(…) as outcomes")
-        outcome = await self._bulk.next()
-        if outcome is None:
-            raise StopAsyncIteration
-        return outcome
-
-
-class _Buffer:
-    """A feed that a task fills from an async iterable, as far as ``size`` ahead."""
-
-    def __init__(self, messages: AsyncIterable[Any], size: int, limit: float) -> None:
-        self._limit = limit
-        self._size = size
-        self._messages = messages
-        self._fault: Exception | None = None
-
-    def begin(self) -> None:
-        """Make room for the items."""
-        import anyio
-
-        self._sending, self._receiving = anyio.create_memory_object_stream[Any](self._size)
-
-    async def fill(self) -> None:
-        """Take items from the input until there are no more; a generator that is left before its end is closed."""
-        import anyio
-
-        with self._sending:
-            try:
-                async for item in self._messages:
-                    await self._sending.send(item)
-            except Exception as fault:  # noqa: BLE001  raised where the items are taken
-                self._fault = fault
-            finally:
-                if isinstance(self._messages, AsyncGenerator):
-                    with anyio.move_on_after(self._limit, shield=True), suppress(Exception):
-                        await self._messages.aclose()
-
-    async def take(self, *, wait: bool) -> Any:
-        """As ``Feed`` has it."""
-        import anyio
-
-        try:
-            return await self._receiving.receive() if wait else self._receiving.receive_nowait()
-        except anyio.WouldBlock:
-            return Nothing.YET
-        except anyio.EndOfStream:
-            if self._fault is not None:
-                fault, self._fault = self._fault, None
-                raise fault from None
-            return Nothing.MORE
-
-    def rest(self) -> list[Any]:
-        """The items that nobody has taken."""
-        import anyio
-
-        items = []
-        with self._receiving, suppress(anyio.WouldBlock, anyio.EndOfStream):
-            while True:
-                items.append(self._receiving.receive_nowait())
-        return items
 
 
 def _drop(sessions: list[Session]) -> None:

@@ -57,6 +57,16 @@ class Pool(Generic[S]):
         """Does it hold no session, and does nobody wait for one?"""
         return not (self._idle or self._busy or self._requests)
 
+    @property
+    def crowded(self) -> bool:
+        """Does anybody wait for a session?"""
+        return bool(self._requests)
+
+    @property
+    def free(self) -> int:
+        """How many sessions could be had now, without waiting for somebody to give one back."""
+        return self.size - len(self._busy) - len(self._requests)
+
     def ask(self, request: Request[S]) -> list[S]:
         """Enter a request. Returns the sessions to close."""
         self._requests.append(request)

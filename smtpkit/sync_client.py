@@ -12,7 +12,7 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
-from smtpkit.bulk import Bulk, Iterated, Mail, prepared
+from smtpkit.bulk import Intake, Iterated, Lane, Mail, prepared
 from smtpkit.errors import Outcome, UsageError
 from smtpkit.events import Event
 from smtpkit.message.message import prepare
@@ -105,16 +105,16 @@ class SyncClient:
         """
         if isinstance(messages, AsyncIterable):
             raise UsageError("messages: an async iterable works with Client only")
-        bulk = Bulk(
-            Iterated(messages),
+        intake = Intake(Iterated(messages), prepare=partial(prepared, options=self.options, run=run_inline))
+        lane = Lane(
+            intake,
             window=window,
             options=self.options,
             habits=self._habits,
-            prepare=partial(prepared, options=self.options, run=run_inline),
             lease=self._loan,
             observers=self._observers,
         )
-        return SyncOutcomes(bulk, self._drive, self.options.limits.timeout)
+        return SyncOutcomes(intake, lane, self._drive, self.options.limits.timeout)
 
     def check(self) -> Report:
         """Connect, say EHLO, begin TLS and log in as a mail would; return what the server showed. No mail is sent."""
@@ -251,8 +251,11 @@ class SyncClient:
 class SyncOutcomes:
     """The outcomes of ``SyncClient.send_many``, as they come. ``unsent`` holds the items that were not sent."""
 
-    def __init__(self, bulk: Bulk, drive: Callable[[Coroutine[Any, Any, Any]], Any], limit: float) -> None:
-        self._bulk = bulk
+    def __init__(
+        self, intake: Intake, lane: Lane, drive: Callable[[Coroutine[Any, Any, Any]], Any], limit: float
+    ) -> None:
+        self._intake = intake
+        self._lane = lane
         self._drive = drive
         self._limit = limit  # seconds to settle what is under way
         self._entered = False
@@ -260,19 +263,20 @@ class SyncOutcomes:
     @property
     def unsent(self) -> list[Any]:
         """What was taken and certainly not sent, in order; and the rest of the input, where it is a list."""
-        return self._bulk.unsent
+        return self._intake.unsent
 
     @property
     def unread(self) -> list[Outcome]:
         """The outcomes that were not read before the block was left."""
-        return list(self._bulk.settled)
+        return list(self._lane.settled)
 
     def __enter__(self) -> Self:
         self._entered = True
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._drive(self._bulk.leave(self._limit))
+        self._drive(self._lane.leave(self._limit))
+        self._intake.close()
 
     def __iter__(self) -> Self:
         return self
@@ -280,7 +284,8 @@ class SyncOutcomes:
     def __next__(self) -> Outcome:
         if not self._entered:
             raise UsageError("write: with client.send_many(…) as outcomes")
-        outcome: Outcome | None = self._drive(self._bulk.next())
+        outcome: Outcome | None = self._drive(self._lane.next())
         if outcome is None:
+            self._intake.check()
             raise StopIteration
         return outcome

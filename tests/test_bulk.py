@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from smtpkit.bulk import Bulk, Iterated, Mail, prepared
+from smtpkit.bulk import Intake, Iterated, Lane, Mail, prepared
 from smtpkit.errors import (
     ChannelLost,
     ConnectError,
@@ -49,17 +49,17 @@ class Host:
         self.told: list[Settled] = []
         self.refuse: Callable[[], None] = lambda: None
 
-    def bulk(self, items: Iterable[Any], *, window: int = 16, habits: Habits | None = None) -> Bulk:
-        """A bulk over sessions with this host."""
+    def bulk(self, items: Iterable[Any], *, window: int = 16, habits: Habits | None = None) -> Lane:
+        """A lane over sessions with this host."""
         options = Talk(self.scripts[0], self.options).options
         talk = Talk(self.scripts[0], self.options)
         talk.observers.on(Settled, self.told.append)
-        return Bulk(
-            Iterated(items),
+        self.intake = Intake(Iterated(items), prepare=lambda mail: prepared(mail, options=options, run=run_inline))
+        return Lane(
+            self.intake,
             window=window,
             options=options,
             habits=habits or Habits(),
-            prepare=lambda mail: prepared(mail, options=options, run=run_inline),
             lease=self.lease,
             observers=talk.observers,
         )
@@ -88,7 +88,7 @@ class Host:
         return [mail.reverse_path for talk in self.talks for mail in talk.received]
 
 
-def outcomes(bulk: Bulk) -> list[Outcome]:
+def outcomes(bulk: Lane) -> list[Outcome]:
     """All of them."""
     found = []
     while (outcome := run(bulk.next())) is not None:
@@ -399,8 +399,10 @@ def test_what_the_input_raises_comes_last() -> None:
         outcome = run(bulk.next())
         assert outcome is not None
         assert outcome.accepted
+    assert run(bulk.next()) is None
     with pytest.raises(LookupError, match="rows"):
-        run(bulk.next())
+        host.intake.check()
+    host.intake.check()
     assert run(bulk.next()) is None
 
 
@@ -411,17 +413,20 @@ def test_left_early() -> None:
     bulk = host.bulk(items, habits=Habits(**PROVEN))
     found = [run(bulk.next()) for _ in range(9)]
     run(bulk.leave(5.0))
+    host.intake.close()
     settled = [*found, *bulk.settled]
-    assert [outcome.item for outcome in settled if outcome] + bulk.unsent == items
+    assert [outcome.item for outcome in settled if outcome] + host.intake.unsent == items
     assert [outcome.item.sender for outcome in settled if outcome and outcome.accepted] == host.received
     assert host.session is not None
     assert host.session.usable
     iterator = iter(items)
-    bulk = Host().bulk(iterator, habits=Habits(**PROVEN))
+    host = Host()
+    bulk = host.bulk(iterator, habits=Habits(**PROVEN))
     first = run(bulk.next())
     assert first is not None
     run(bulk.leave(5.0))
-    assert not bulk.unsent
+    host.intake.close()
+    assert not host.intake.unsent
     assert next(iterator) in items
 
 
@@ -434,9 +439,10 @@ def test_left_while_the_server_is_silent() -> None:
     before = host.talks[0].stream.clock
     run(bulk.leave(5.0))
     assert host.talks[0].stream.clock <= before + 5.0
+    host.intake.close()
     doubtful = [outcome.item for outcome in bulk.settled if outcome.in_doubt]
     assert doubtful == [items[1]]
-    assert bulk.unsent == items[2:]
+    assert host.intake.unsent == items[2:]
 
 
 @pytest.mark.parametrize("window", [0, 513, -1])

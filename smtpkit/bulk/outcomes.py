@@ -1,0 +1,236 @@
+"""The async face of ``send_many``: lanes in a task group, as many as pay, and their outcomes in one stream."""
+
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterable, Callable
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any, Self
+
+from smtpkit.bulk.growth import Growth
+from smtpkit.bulk.intake import Intake, Nothing
+from smtpkit.bulk.lane import Lane
+from smtpkit.errors import Outcome, SMTPError, UsageError
+
+if TYPE_CHECKING:
+    import anyio
+    import anyio.abc
+
+
+class Outcomes:
+    """The outcomes of ``Client.send_many``, as they come. ``unsent`` holds the items that were not sent.
+
+    ``unread`` holds the outcomes that were not read before the block was left. ``sessions`` is how many there are now.
+    """
+
+    def __init__(
+        self,
+        intake: Intake,
+        lane: Callable[..., Lane],
+        *,
+        buffer: "Buffer | None",
+        most: int,
+        window: int,
+        limit: float,
+        free: Callable[[], int],
+    ) -> None:
+        self._intake = intake
+        self._lane = lane
+        self._buffer = buffer
+        self._growth = Growth(most)
+        self._window = window  # outcomes that wait to be read at most, before the lanes do
+        self._limit = limit  # seconds to settle what is under way
+        self._free = free  # how many sessions are to be had without waiting for others
+        self._settled: deque[Outcome] = deque()
+        self._lanes = 0
+        self._opening = 0  # of them
+        self._reading = self._leaving = False
+        self._tasks: anyio.abc.TaskGroup | None = None
+        self._news: anyio.Event  # there is an outcome, or there will be no more
+        self._room: anyio.Event  # outcomes were read
+
+    @property
+    def unsent(self) -> list[Any]:
+        """What was taken and certainly not sent, in order; and the rest of the input, where it is a list."""
+        return self._intake.unsent
+
+    @property
+    def unread(self) -> list[Outcome]:
+        """The outcomes that were not read before the block was left."""
+        return list(self._settled)
+
+    @property
+    def sessions(self) -> int:
+        """Over how many sessions mails go now."""
+        return self._lanes - self._opening
+
+    async def __aenter__(self) -> Self:
+        import anyio
+
+        self._news, self._room = anyio.Event(), anyio.Event()
+        self._tasks = anyio.create_task_group()
+        await self._tasks.__aenter__()
+        if self._buffer is not None:
+            self._buffer.begin()
+            self._tasks.start_soon(self._buffer.fill)
+        self._lanes = 1
+        self._tasks.start_soon(self._work)
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        import anyio
+
+        assert self._tasks is not None
+        self._leaving = True
+        self._intake.stop()
+        self._room.set()
+        try:
+            if kind is None or issubclass(kind, Exception):
+                with anyio.move_on_after(self._limit, shield=True):
+                    while self._lanes:
+                        await self._wait()
+        finally:
+            self._tasks.cancel_scope.cancel()
+            await self._tasks.__aexit__(None, None, None)
+            self._intake.close()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Outcome:
+        if self._tasks is None:
+            raise UsageError("write: async with client.send_many(…) as outcomes")
+        if self._reading:
+            raise UsageError("busy: another task is waiting for the next outcome")
+        self._reading = True
+        try:
+            while not self._settled:
+                if not self._lanes:
+                    self._intake.check()
+                    raise StopAsyncIteration
+                await self._wait()
+        finally:
+            self._reading = False
+        outcome = self._settled.popleft()
+        if len(self._settled) < self._window:
+            self._room.set()
+        return outcome
+
+    async def _wait(self) -> None:
+        """Wait for an outcome, or for the end of a lane."""
+        import anyio
+
+        self._news = anyio.Event()
+        await self._news.wait()
+
+    async def _work(self, *, joins: bool = False) -> None:
+        """Work in one lane until it ends. One that ``joins`` others is of no use where it has no session."""
+        lane = self._lane(done=self._is_done, surplus=self._is_surplus)
+        try:
+            if joins:
+                try:
+                    await lane.open()
+                except SMTPError:
+                    self._growth.refused()
+                    if self._is_done():
+                        return
+                finally:
+                    self._opening -= 1
+            while (outcome := await lane.next()) is not None:
+                await self._publish(outcome, lane)
+        except BaseException:
+            self._lanes -= 1
+            await lane.give_up()
+            self._settled += lane.settled
+            raise
+        finally:
+            self._news.set()
+
+    def _is_surplus(self) -> bool:
+        return self._lanes > self._growth.size
+
+    def _is_done(self) -> bool:
+        """May a lane end? Then it is counted out."""
+        if self._lanes > 1 or self._intake.over:
+            self._lanes -= 1
+            return True
+        return False
+
+    async def _publish(self, outcome: Outcome, lane: Lane) -> None:
+        """Hand out an outcome; wait where too many have not been read."""
+        import anyio
+
+        self._settled.append(outcome)
+        self._news.set()
+        growth, ahead = self._growth, self._intake.ahead
+        growth.settled(time.monotonic(), sessions=self.sessions, ahead=ahead)
+        while ahead and self._lanes < growth.size and self._free() > self._opening:
+            assert self._tasks is not None
+            self._lanes += 1
+            self._opening += 1
+            self._tasks.start_soon(partial(self._work, joins=True))
+        while len(self._settled) > self._window and not self._leaving:
+            await lane.rest()
+            if self._room.is_set():
+                self._room = anyio.Event()
+            await self._room.wait()
+
+
+class Buffer:
+    """A feed that a task fills from an async iterable, as far as ``size`` ahead."""
+
+    def __init__(self, messages: AsyncIterable[Any], size: int, limit: float) -> None:
+        self._limit = limit
+        self._size = size
+        self._messages = messages
+        self._fault: Exception | None = None
+
+    def begin(self) -> None:
+        """Make room for the items."""
+        import anyio
+
+        self._sending, self._receiving = anyio.create_memory_object_stream[Any](self._size)
+
+    async def fill(self) -> None:
+        """Take items from the input until there are no more; a generator that is left before its end is closed."""
+        import anyio
+
+        with self._sending:
+            try:
+                async for item in self._messages:
+                    await self._sending.send(item)
+            except Exception as fault:  # noqa: BLE001  raised where the items are taken
+                self._fault = fault
+            finally:
+                if isinstance(self._messages, AsyncGenerator):
+                    with anyio.move_on_after(self._limit, shield=True), suppress(Exception):
+                        await self._messages.aclose()
+
+    @property
+    def ahead(self) -> bool:
+        """As ``Feed`` has it."""
+        return self._receiving.statistics().current_buffer_used > 0
+
+    async def take(self, *, wait: bool) -> Any:
+        """As ``Feed`` has it."""
+        import anyio
+
+        try:
+            return await self._receiving.receive() if wait else self._receiving.receive_nowait()
+        except anyio.WouldBlock:
+            return Nothing.YET
+        except anyio.EndOfStream:
+            if self._fault is not None:
+                fault, self._fault = self._fault, None
+                raise fault from None
+            return Nothing.MORE
+
+    def rest(self) -> list[Any]:
+        """The items that nobody has taken."""
+        import anyio
+
+        items = []
+        with self._receiving, suppress(anyio.WouldBlock, anyio.EndOfStream):
+            while True:
+                items.append(self._receiving.receive_nowait())
+        return items

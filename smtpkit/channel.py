@@ -11,13 +11,13 @@ from contextlib import suppress
 from math import inf
 from typing import Any, Generic, TypeVar
 
-from smtpkit.errors import ChannelLost, InvalidMail, ProtocolViolation, SMTPError, TimedOut
+from smtpkit.errors import ChannelLost, InvalidMail, ProtocolViolation, ServiceClosing, SMTPError, TimedOut
 from smtpkit.events import CommandSent, Event, ReplyReceived, TransferEnded, TransferProgress, TransferStarted
 from smtpkit.observers import Observers
 from smtpkit.options import Limits
 from smtpkit.protocol.command import Bdat, Command, EndMark
 from smtpkit.protocol.mail_data import END_MARK, Transparency
-from smtpkit.protocol.reply import MalformedReply, Reply, ReplyReader
+from smtpkit.protocol.reply import USUAL, MalformedReply, Reply, ReplyReader
 from smtpkit.protocol.steps import Hear, Lost, Pass, Procedure, Say, Secure, Transfer, Transferred
 from smtpkit.telling import Telling
 from smtpkit.throttle import Throttle
@@ -170,12 +170,16 @@ class Channel:
                     started.step = started.procedure.send(heard)
                     if type(started.step) is not Hear:
                         started.end = inf  # what it would say now is never said
-                lost = Lost(why, spoken=started.end <= self._spoken, last_words=self._last_words())
+                lost = Lost(why, spoken=started.end <= self._spoken, last_words=self._last_words(started))
                 started.procedure.throw(lost)
             except Exception as how:  # noqa: BLE001  raised by finish
                 self._end(started, how)
             else:
                 self._end(started, why)
+
+    def _forget_replies(self) -> None:
+        """The server is out of step: what follows is no verdict on anything."""
+        self._reader, self._early, self._over = ReplyReader(self._reply_line), [], True
 
     def _fail(self, error: BaseException) -> None:
         """Abandon for what went wrong; raise it again unless the procedures have taken it in."""
@@ -185,8 +189,7 @@ class Channel:
             case TimeoutError():
                 self.abandon(TimedOut(f"the {self._limit} limit ran out", limit=self._limit))
             case MalformedReply():
-                self._reader = ReplyReader(self._reply_line)  # what follows it is no verdict on anything
-                self._over = True
+                self._forget_replies()
                 violation = ProtocolViolation(str(error))
                 violation.__cause__ = error
                 self.abandon(violation)
@@ -218,7 +221,8 @@ class Channel:
             try:
                 step = started.step = resume(value)
             except Exception as error:  # noqa: BLE001  raised by finish
-                self._end(started, error)
+                closed = isinstance(error, ServiceClosing) and len(self._queue) > 1 and await self._hear_last_words()
+                self._end(started, error, closed=closed)
                 return
             value, kind = None, type(step)
             if kind is Hear:
@@ -239,8 +243,12 @@ class Channel:
                 value = await self.stream.run(step.function)
                 self._looked = False
 
-    def _end(self, started: Started[Any], how: Exception) -> None:
-        """Note how a procedure ended: StopIteration with its result, or an error."""
+    def _end(self, started: Started[Any], how: Exception, *, closed: bool = False) -> None:
+        """Note how a procedure ended: StopIteration with its result, or an error.
+
+        ``closed``: the server has said by it that it closes, and has closed: it has taken nothing that it has not
+        answered (RFC 5321 section 3.8).
+        """
         if isinstance(how, StopIteration):
             started.result = how.value
         else:
@@ -253,7 +261,10 @@ class Channel:
             return
         started.procedure.close()
         if not self._over:
-            self.abandon(ChannelLost(f"the session ended with an earlier procedure: {started.error}"))
+            if any(isinstance(why, ProtocolViolation) for why in (how, how.__cause__)):
+                self._forget_replies()
+            earlier = ChannelLost(f"the session ended with an earlier procedure: {started.error}")
+            self.abandon(started.error if closed and isinstance(started.error, ServiceClosing) else earlier)
 
     def _say(self, commands: tuple[Command, ...], started: Started[Any]) -> None:
         said, out, owed, heard = self._said, self._out, self._owed, self._observers.heard
@@ -341,34 +352,46 @@ class Channel:
             for kind, what in untold:
                 self._observers.emit(kind(at=self.stream.now(), session=self._session, **what))
 
-    async def _hear_last_words(self) -> None:
-        """Read, for a short while, what the server said before the connection broke."""
+    async def _hear_last_words(self) -> bool:
+        """Read, for a short while, what the server still says. Has the stream ended by then?"""
         self.stream.deadline = self.stream.now() + LAST_WORDS
         try:
             while octets := await self.stream.receive():
                 self._reader.feed(octets)
-        except (ChannelLost, TimeoutError):
-            return
+        except TimeoutError:
+            return False
+        except ChannelLost:
+            pass
+        return True
 
     def _hear_at_last(self, started: Started[Any]) -> Reply | list[Reply] | None:
+        """What has arrived of that which a procedure waits to hear, past replies to procedures that have ended."""
         try:
+            while self._owed and self._owed[0][1].ended:
+                if self._arrived(self._owed[0][0]) is None:
+                    return None
+                self._owed.popleft()
             return self._hear(started)
         except MalformedReply:
-            self._reader = ReplyReader(self._reply_line)
+            self._forget_replies()
         except RuntimeError:
             pass
         return None
 
-    def _last_words(self) -> tuple[Reply, ...]:
-        """The replies that arrived beyond those owed for what was spoken, and those to chunks of mail data."""
+    def _arrived(self, command: Command | None = None) -> Reply | None:
+        """The next reply that has arrived, to this command."""
+        return self._early.pop(0) if self._early else self._reader.next(command.replies if command else USUAL)
+
+    def _last_words(self, started: Started[Any]) -> tuple[Reply, ...]:
+        """The replies that arrived beyond all that is owed for what was spoken, and those to its own mail data."""
         words = []
-        try:
-            while (reply := self._early.pop(0) if self._early else self._reader.next()) is not None:
-                asked = self._owed and self._owed[0][2] <= self._spoken
+        with suppress(MalformedReply):
+            while not (asked := bool(self._owed) and self._owed[0][2] <= self._spoken) or self._owed[0][1] is started:
+                reply = self._arrived()
+                if reply is None:
+                    break
                 if not asked or isinstance(self._owed.popleft()[0], Bdat):
                     words.append(reply)
-        except MalformedReply:
-            pass
         return tuple(words)
 
     def _set_deadline(self, limit: str) -> None:

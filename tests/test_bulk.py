@@ -277,6 +277,45 @@ def test_421_within_a_window(chunking: Any, attempts: int) -> None:
     assert [type(outcome.error) for outcome in found if outcome.error] == [ServiceClosing] * (attempts - 1)
 
 
+@pytest.mark.parametrize("chunking", ["always", "never"])
+@pytest.mark.parametrize("code", ["421", "354"])
+def test_a_server_that_goes_on_after_its_last_word(chunking: Any, code: str) -> None:
+    """421 to one mail's MAIL, and the server answers the others all the same: what has arrived is each one's own.
+
+    After a reply that cannot be, what follows is no verdict: what may have been accepted is in doubt.
+    """
+    script = Script(replies={"MAIL:s3@example.com": [f"{code} moving", "250 ok"]})
+    items = [mail(number) for number in range(9)]
+    host = Host(script, Script(), options={"chunking": chunking})
+    found = outcomes(host.bulk(items, habits=Habits(**PROVEN), window=4))
+    agree(host, items, found)
+    doubtful = [outcome.item for outcome in found if outcome.in_doubt]
+    assert doubtful == (items[3:6] if (chunking, code) == ("always", "354") else [])
+    assert sum(outcome.error is not None for outcome in found) == len(doubtful) + ((chunking, code) == ("never", "354"))
+
+
+@pytest.mark.parametrize("chunking", ["always", "never"])
+@pytest.mark.parametrize("ending", ["close", "reset"])
+def test_a_server_that_says_421_and_closes(chunking: Any, ending: Any) -> None:
+    """What follows 421 was not taken, since the server left as it said: those mails go again, and none is in doubt."""
+    replies = {"MAIL:s3@example.com": "421 4.7.0 too fast"}
+    faults = (Fault(ending, after=len(_until_421(chunking))),)
+    host = Host(Script(replies=replies, faults=faults), Script(), options={"chunking": chunking})
+    items = [mail(number) for number in range(9)]
+    found = outcomes(host.bulk(items, habits=Habits(**PROVEN), window=4))
+    agree(host, items, found)
+    assert all(outcome.accepted for outcome in found)
+    assert len(host.talks) == 2
+
+
+def _until_421(chunking: Any) -> bytes:
+    """What the server says up to and with its 421."""
+    host = Host(Script(replies={"MAIL:s3@example.com": "421 4.7.0 too fast"}), options={"chunking": chunking})
+    outcomes(host.bulk([mail(number) for number in range(4)], habits=Habits(**PROVEN), window=4))
+    said = b"".join(octets + b"\r\n" for octets in host.talks[0].dialogue.session.said("S"))
+    return said[: said.index(b"too fast") + 10]
+
+
 def test_one_reply_too_many() -> None:
     """By DATA it is noticed at once; nothing that did not arrive is told as accepted."""
     items = [mail(number) for number in range(9)]

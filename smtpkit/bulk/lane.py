@@ -95,10 +95,10 @@ class Lane:
                 await self._fill(wait=True)
         return self.settled.popleft()
 
-    async def leave(self, limit: float) -> None:
+    async def leave(self, limit: float | None = None) -> None:
         """Begin no more; settle what is in flight, for so many seconds; what was not sent is put back."""
         self._intake.stop()
-        if self._session is not None and self._flying:
+        if limit is not None and self._session is not None and self._flying:
             self._session.channel.outer = (self._session.channel.stream.now() + limit, "timeout")
         while self._flying:
             await self._settle()

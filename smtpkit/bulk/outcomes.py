@@ -38,6 +38,7 @@ class Outcomes:
         self._lane = lane
         self._buffer = buffer
         self._growth = Growth(most)
+        self._only = lane() if most == 1 else None  # the reader drives it: that saves two turns of the loop a mail
         self._window = window  # outcomes that wait to be read at most, before the lanes do
         self._limit = limit  # seconds to settle what is under way
         self._free = free  # how many sessions are to be had without waiting for others
@@ -62,7 +63,7 @@ class Outcomes:
     @property
     def sessions(self) -> int:
         """Over how many sessions mails go now."""
-        return self._lanes - self._opening
+        return self._lanes - self._opening if self._only is None else 1
 
     async def __aenter__(self) -> Self:
         import anyio
@@ -73,8 +74,9 @@ class Outcomes:
         if self._buffer is not None:
             self._buffer.begin()
             self._tasks.start_soon(self._buffer.fill)
-        self._lanes = 1
-        self._tasks.start_soon(self._work)
+        if self._only is None:
+            self._lanes = 1
+            self._tasks.start_soon(self._work)
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -87,12 +89,19 @@ class Outcomes:
         try:
             if kind is None or issubclass(kind, Exception):
                 with anyio.move_on_after(self._limit, shield=True):
+                    if self._only is not None:
+                        await self._only.leave()
                     while self._lanes:
                         await self._wait()
         finally:
+            if self._only is not None:
+                await self._only.give_up()
+                self._settled += self._only.settled
             self._tasks.cancel_scope.cancel()
-            await self._tasks.__aexit__(None, None, None)
-            self._intake.close()
+            try:
+                await self._tasks.__aexit__(None, None, None)
+            finally:
+                self._intake.close()
 
     def __aiter__(self) -> Self:
         return self
@@ -104,6 +113,8 @@ class Outcomes:
             raise UsageError("busy: another task is waiting for the next outcome")
         self._reading = True
         try:
+            if self._only is not None and (outcome := await self._only.next()) is not None:
+                return outcome
             while not self._settled:
                 if not self._lanes:
                     self._intake.check()

@@ -6,7 +6,7 @@ event loop that opened them. On asyncio and on trio.
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, suppress
 from functools import partial
 from types import TracebackType
@@ -18,6 +18,7 @@ from smtpkit.events import Event
 from smtpkit.message.message import prepare
 from smtpkit.observers import Events, Observers
 from smtpkit.options import OptionKeywords, Options
+from smtpkit.pace import Pace
 from smtpkit.pool import Pool, Request
 from smtpkit.protocol import procedures
 from smtpkit.protocol.reply import Reply
@@ -25,6 +26,7 @@ from smtpkit.protocol.steps import Procedure
 from smtpkit.session import Known, Lease, Report, Session, World, deliver, members
 from smtpkit.throttle import Throttle
 from smtpkit.transport.connect import connect, run_in_worker
+from smtpkit.turns import Turn, Turns, in_turn
 from smtpkit.window import Habits
 
 if TYPE_CHECKING:
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
 
     import anyio.abc
 
-    from smtpkit.message.message import DSN, Message
+    from smtpkit.message.message import DSN, Message, Prepared
     from smtpkit.retry import Retry
     from smtpkit.worker import Worker
 
@@ -66,6 +68,8 @@ class Client:
         self._observers = Observers()
         rate = self.options.rate
         self._throttle = Throttle(rate) if rate else None
+        self._pace = Pace.of(self.options)
+        self._turns = Turns(self._pace, self.options.connections) if self._pace else None
         self._pool: Pool[Session] = Pool(self.options.connections)
         self._opened = 0
         self._known = Known()
@@ -104,7 +108,13 @@ class Client:
             run=run_in_worker,
         )
         until = self._until()
-        return await deliver(message, preparing, lambda: self._session(until), self._observers, until)
+        if self._turns is None:
+            return await deliver(message, preparing, lambda: self._session(until), self._observers, until)
+
+        def send(preparing: "Awaitable[Prepared]") -> Awaitable[Outcome]:
+            return deliver(message, preparing, lambda: self._session(until), self._observers, until)
+
+        return await in_turn(self._turns, preparing, send, until, wait=self._wait_for_turn, now=time.monotonic)
 
     def send_many(self, messages: "Iterable[Any] | AsyncIterable[Any]", *, window: int = 16) -> "Outcomes":
         """Send many mails over one session: ``async with client.send_many(…) as outcomes: async for outcome in …``.
@@ -188,6 +198,8 @@ class Client:
         import anyio
 
         self._closed = True
+        if self._turns is not None:
+            self._turns.ring_all()
         idle, busy = self._pool.empty()
         for session in busy:
             session.abort("the client was closed")
@@ -252,6 +264,15 @@ class Client:
             await request.bell.wait()
         if not request.granted:
             raise TimedOut(f"no session became free: {self!r}; the {name} limit ran out", limit=name)
+
+    async def _wait_for_turn(self, turn: Turn, pause: float) -> None:
+        import anyio
+
+        self._settle_in()
+        turn.bell = anyio.Event()
+        with anyio.move_on_after(pause):
+            await turn.bell.wait()
+        self._check_open()
 
     async def _open(self, until: float | None) -> Session:
         self._check_open()  # whoever waited may come to open one after aclose()

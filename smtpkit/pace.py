@@ -165,12 +165,14 @@ def _share(state: _Domain, now: float) -> float:
 def _place(last: float, rate: float, now: float) -> float:
     """Where in a schedule a mail stands that begins now: a little back where it is late, so that the next is not.
 
-    A second holds at most ``rate * (1 + back)`` mails and one more, which must not be more than ``rate + 1``; half of
-    what that leaves is for what happens to the mails on their way.
+    Who is later than twice that was idle, and has nothing to catch up. A second holds at most ``rate * (1 + back)``
+    mails and one more, which must not be more than ``rate + 1``; half of what that leaves is for what happens to the
+    mails on their way.
     """
     if rate == inf:
         return now
-    return max(last + 1 / rate, now - min(SLACK, (floor(rate) + 1 - rate) / rate / 2))
+    due, back = last + 1 / rate, min(SLACK, (floor(rate) + 1 - rate) / rate / 2)
+    return now if now - due > 2 * back else max(due, now - back)
 
 
 def _hinting(domains: Collection[str], outcome: Outcome) -> Collection[str]:

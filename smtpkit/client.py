@@ -6,7 +6,7 @@ event loop that opened them. On asyncio and on trio.
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, suppress
 from functools import partial
 from types import TracebackType
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     import anyio.abc
 
-    from smtpkit.message.message import DSN, Message, Prepared
+    from smtpkit.message.message import DSN, Message
     from smtpkit.retry import Retry
     from smtpkit.worker import Worker
 
@@ -110,11 +110,10 @@ class Client:
         until = self._until()
         if self._turns is None:
             return await deliver(message, preparing, lambda: self._session(until), self._observers, until)
-
-        def send(preparing: "Awaitable[Prepared]") -> Awaitable[Outcome]:
-            return deliver(message, preparing, lambda: self._session(until), self._observers, until)
-
-        return await in_turn(self._turns, preparing, send, until, wait=self._wait_for_turn, now=time.monotonic)
+        send = partial(deliver, message, observers=self._observers, until=until)
+        lease = partial(self._session, until)
+        wait, now = self._wait_for_turn, time.monotonic
+        return await in_turn(self._turns, preparing, lease, send, wait=wait, now=now, until=until)
 
     def send_many(self, messages: "Iterable[Any] | AsyncIterable[Any]", *, window: int = 16) -> "Outcomes":
         """Send many mails over one session: ``async with client.send_many(…) as outcomes: async for outcome in …``.

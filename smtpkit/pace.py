@@ -100,6 +100,11 @@ class Pace:
             return inf
         return 1 / (self._rate(state, now) if state is not None else self._domain_rate)
 
+    def leeway(self, domains: Collection[str], now: float) -> float:
+        """How many seconds after ``ask`` a mail may really begin; later there may be too many in a second."""
+        known = [state for domain in domains if (state := self._domains.get(domain)) is not None]
+        return min([_leeway(self._mail_rate), *(_leeway(self._rate(state, now)) for state in known)])
+
     def settled(self, domains: Collection[str], outcome: Outcome | None, now: float) -> None:
         """Give the turn of a mail back, and learn from what became of it; None: it was not sent."""
         if not self._limited:
@@ -165,14 +170,19 @@ def _share(state: _Domain, now: float) -> float:
 def _place(last: float, rate: float, now: float) -> float:
     """Where in a schedule a mail stands that begins now: a little back where it is late, so that the next is not.
 
-    Who is later than twice that was idle, and has nothing to catch up. A second holds at most ``rate * (1 + back)``
-    mails and one more, which must not be more than ``rate + 1``; half of what that leaves is for what happens to the
-    mails on their way.
+    Who is later than twice that was idle, and has nothing to catch up.
     """
-    if rate == inf:
-        return now
-    due, back = last + 1 / rate, min(SLACK, (floor(rate) + 1 - rate) / rate / 2)
+    due, back = last + 1 / rate, min(SLACK, _leeway(rate))
     return now if now - due > 2 * back else max(due, now - back)
+
+
+def _leeway(rate: float) -> float:
+    """How late a mail may be, in seconds.
+
+    Where mails are late by up to so much a second has at most ``rate * (1 + late)`` of them and one more, which must
+    not be more than ``rate + 1``. One half of what that leaves is for late senders, one for what happens on the way.
+    """
+    return (floor(rate) + 1 - rate) / rate / 2 if rate < inf else inf
 
 
 def _hinting(domains: Collection[str], outcome: Outcome) -> Collection[str]:

@@ -6,7 +6,7 @@ The coroutines of the core run to their end over a blocking stream, on which not
 import os
 import threading
 import time
-from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Coroutine, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from functools import partial
 from types import TracebackType
@@ -30,7 +30,7 @@ from smtpkit.window import Habits
 
 if TYPE_CHECKING:
     from smtpkit.client import Sendable
-    from smtpkit.message.message import DSN, Prepared
+    from smtpkit.message.message import DSN
 
 E = TypeVar("E", bound=Event)
 T = TypeVar("T")
@@ -86,9 +86,6 @@ class SyncClient:
         """Send one mail; return once the server has answered for it. Everything is as for ``Client.send``."""
         options, until = self.options, self._until()
 
-        def deliver_it(preparing: "Awaitable[Prepared]") -> Coroutine[Any, Any, Outcome]:
-            return deliver(message, preparing, lambda: self._lease(until), self._observers, until)
-
         async def send() -> Outcome:
             preparing = prepare(
                 message,
@@ -101,10 +98,11 @@ class SyncClient:
                 run=run_inline,
             )
             if self._turns is None:
-                return await deliver_it(preparing)
-            return await in_turn(
-                self._turns, preparing, deliver_it, until, wait=self._wait_for_turn, now=time.monotonic
-            )
+                return await deliver(message, preparing, lambda: self._lease(until), self._observers, until)
+            send = partial(deliver, message, observers=self._observers, until=until)
+            lease = partial(self._lease, until)
+            wait, now = self._wait_for_turn, time.monotonic
+            return await in_turn(self._turns, preparing, lease, send, wait=wait, now=now, until=until)
 
         return self._drive(send())
 

@@ -6,7 +6,8 @@ needs of several domains is kept for it, as soon as another mail would make it w
 """
 
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from heapq import heappop, heappush
 from math import inf
 from typing import TYPE_CHECKING
@@ -14,11 +15,13 @@ from typing import TYPE_CHECKING
 from smtpkit.errors import Outcome, SMTPError, TimedOut
 from smtpkit.pace import Pace, domain_of
 from smtpkit.protocol.envelope import Envelope
+from smtpkit.session import Session
 
 if TYPE_CHECKING:
     from smtpkit.message.message import Prepared
     from smtpkit.pool import Bell
 
+LeaseMaker = Callable[[], AbstractAsyncContextManager[Session]]
 LATE = 0.001  # seconds by which an alarm may be later than need be
 
 
@@ -72,6 +75,20 @@ class Turns:
         else:
             self._step_out(turn, now)
             self.grant(now)
+
+    def is_too_late(self, turn: Turn, late: float, now: float) -> bool:
+        """Might there be too many mails at once, if this one, granted before, began only now, so many seconds late?"""
+        return late > self._pace.leeway(turn.domains, now)
+
+    def stand_again(self, turn: Turn, now: float) -> None:
+        """Give a turn back that was granted, and be the first in line."""
+        turn.granted = False
+        line = self._lines.setdefault(turn.domains, OrderedDict())
+        line[turn] = None
+        line.move_to_end(turn, last=False)
+        self._ask_at(turn, now)
+        self._under_way -= 1
+        self._pace.settled(turn.domains, None, now)
 
     def grant(self, now: float) -> None:
         """Grant what can be granted, and see to it that somebody keeps the time until more can be."""
@@ -170,25 +187,23 @@ class Turns:
 async def in_turn(
     turns: Turns,
     preparing: "Awaitable[Prepared]",
-    send: "Callable[[Awaitable[Prepared]], Awaitable[Outcome]]",
-    until: float | None,
+    lease: LeaseMaker,
+    send: "Callable[[Awaitable[Prepared], LeaseMaker], Awaitable[Outcome]]",
     *,
     wait: Callable[[Turn, float], Awaitable[None]],
     now: Callable[[], float],
+    until: float | None,
 ) -> Outcome:
     """Send a mail when its turn has come, which is given back whatever happens.
 
-    ``send`` awaits what it is given before it takes a session. ``wait`` gives a turn a bell and returns when that has
-    rung, or after so many seconds; what it raises is raised. ``until`` is the total limit, on ``now()``'s clock.
+    ``send`` awaits the mail that it is given before it takes a session by the lease that it is given. ``wait`` gives a
+    turn a bell and returns when that has rung, or after so many seconds; what it raises is raised. ``until`` is the
+    total limit, on ``now()``'s clock.
     """
     turn: Turn | None = None
     outcome: Outcome | None = None
 
-    async def prepared() -> "Prepared":
-        nonlocal turn
-        mail = await preparing
-        turn = Turn(domains_of(mail.envelope))
-        turns.enter(turn, now())
+    async def granted(turn: Turn) -> None:
         while not turn.granted:
             left = inf if until is None else until - now()
             if left <= 0:
@@ -196,10 +211,32 @@ async def in_turn(
                 raise TimedOut(f"the mail to {where} waited for its turn; the total limit ran out", limit="total")
             await wait(turn, min(left, turns.pause(turn, now())))
             turns.grant(now())
+
+    async def prepared() -> "Prepared":
+        nonlocal turn
+        mail = await preparing
+        turn = Turn(domains_of(mail.envelope))
+        turns.enter(turn, now())
+        await granted(turn)
         return mail
 
+    @asynccontextmanager
+    async def in_time() -> AsyncGenerator[Session]:
+        """A session; where one had to be opened, and that took long, it is open for the mail's next turn."""
+        assert turn is not None
+        begun = now()
+        async with lease() as session:
+            at = now()
+            if not turns.is_too_late(turn, at - begun, at):
+                yield session
+                return
+        turns.stand_again(turn, now())
+        await granted(turn)
+        async with lease() as session:
+            yield session
+
     try:
-        outcome = await send(prepared())
+        outcome = await send(prepared(), in_time)
     except SMTPError as error:
         outcome = error.outcome
         raise

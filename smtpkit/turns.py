@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from smtpkit.pool import Bell
 
 LeaseMaker = Callable[[], AbstractAsyncContextManager[Session]]
+AT_HAND = 0.01  # seconds within which a session is had that need not be opened
 LATE = 0.001  # seconds by which an alarm may be later than need be
 
 
@@ -78,7 +79,7 @@ class Turns:
 
     def is_too_late(self, turn: Turn, late: float, now: float) -> bool:
         """Might there be too many mails at once, if this one, granted before, began only now, so many seconds late?"""
-        return late > self._pace.leeway(turn.domains, now)
+        return late > max(self._pace.leeway(turn.domains, now), AT_HAND)
 
     def stand_again(self, turn: Turn, now: float) -> None:
         """Give a turn back that was granted, and be the first in line."""

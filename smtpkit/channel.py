@@ -6,7 +6,7 @@ every procedure has returned and nothing is owed; cancellation, a limit, a lost 
 """
 
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from math import inf
 from typing import Any, Generic, TypeVar
@@ -27,6 +27,7 @@ T = TypeVar("T")
 GATHER = 65_536  # octets gathered before they are written without need, and of mail data from one progress to the next
 PIECE = 131_072  # octets of mail data looked through and written at once where nobody follows its progress
 UNTOUCHED = 262_144  # of those that go out as they come
+GRACE = 10.0  # seconds of writing mail data before ``least_rate`` holds
 END = EndMark()
 UNASKED = "the server spoke without being asked"
 LAST_WORDS = 1.0  # seconds given to the server's last words after a failed write
@@ -55,8 +56,9 @@ Owed = tuple[Command, Started[Any], float]
 class Channel:
     """Performs procedures over a stream. ``secure`` makes a TLS stream of a plain one, for the step of that name.
 
-    ``limits`` may be set anew between calls. ``reply_line`` is the most octets in a line of a reply, where that is less
-    than the command allows.
+    ``limits`` may be set anew between calls. Mail data keeps to all ``throttles``; ``least_rate`` is how many octets of
+    it a second the peer has to take on average, not counting what is waited for on our side. ``reply_line`` is the most
+    octets in a line of a reply, where that is less than the command allows.
     """
 
     def __init__(
@@ -65,7 +67,8 @@ class Channel:
         limits: Limits,
         *,
         secure: Callable[[Stream], Awaitable[Stream]] | None = None,
-        throttle: Throttle | None = None,
+        throttles: Sequence[Throttle] = (),
+        least_rate: float | None = None,
         observers: Observers | None = None,
         session: int = 0,
         reply_line: int | None = None,
@@ -75,7 +78,9 @@ class Channel:
         self.secured = False
         self.outer: tuple[float, str] | None = None  # a limit around all waits: until when, and its name
         self._secure = secure
-        self._throttle = throttle
+        self._throttles = throttles
+        self._least_rate = least_rate
+        self._writing = 0.0  # seconds for which mail data under way was being written
         self._observers = observers or Observers()
         self._session = session
         self._reply_line = reply_line
@@ -419,7 +424,10 @@ class Channel:
         piece = UNTOUCHED if data.wire_safe else PIECE
         if chunks or self._observers.heard:
             piece = GATHER
-        telling = Telling(data, self._throttle.piece if self._throttle else piece, self.stream.run)
+        if self._throttles:
+            piece = min([throttle.piece for throttle in self._throttles])
+        telling = Telling(data, piece, self.stream.run)
+        self._writing = 0.0
         if self._observers.heard:
             self._begun = self.stream.now()
             self._tell(TransferStarted, started, size=data.size)
@@ -482,15 +490,28 @@ class Channel:
         """Put a piece of mail data into what is gathered, which is written behind all but the last."""
         self._out.append(piece)
         self._said += len(piece)
-        if self._throttle is not None:
-            await self._pause(self._throttle.take(len(piece), self.stream.now()))
+        if self._throttles:
+            now = self.stream.now()
+            await self._pause(max([throttle.take(len(piece), now) for throttle in self._throttles]))
             self._looked = False
         if self._observers.heard:
             took, done = self.stream.now() - self._begun, telling.done
             rate = done / took if took else 0.0
             self._tell(TransferProgress, started, done=done, size=telling.size, rate=rate)
         if not telling.ended:
+            await (self._write() if self._least_rate is None else self._write_at(self._least_rate, telling.done))
+
+    async def _write_at(self, least: float, done: int) -> None:
+        """Write mail data, so many octets by now; the time that all the writes take is what ``least`` allows."""
+        began, outer = self.stream.now(), self.outer
+        by = began + GRACE + done / least - self._writing
+        if outer is None or by < outer[0]:
+            self.outer = by, "least_rate"
+        try:
             await self._write()
+        finally:
+            self.outer = outer
+        self._writing += self.stream.now() - began
 
     def _transferred(self, due: int, more: int, telling: Telling, started: Started[Any]) -> Transferred:
         """All of it is said, and ``more`` replies are owed than were asked for."""

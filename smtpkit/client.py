@@ -19,6 +19,7 @@ from smtpkit.events import Event
 from smtpkit.message.message import prepare
 from smtpkit.observers import Events, Observers
 from smtpkit.options import OptionKeywords, Options
+from smtpkit.pace import Pace
 from smtpkit.pool import Pool, Request
 from smtpkit.protocol import procedures
 from smtpkit.protocol.reply import Reply
@@ -26,6 +27,7 @@ from smtpkit.protocol.steps import Procedure
 from smtpkit.session import Known, Lease, Report, Session, World, deliver, members
 from smtpkit.throttle import Throttle
 from smtpkit.transport.connect import connect, run_in_worker
+from smtpkit.turns import Turn, Turns, in_turn
 from smtpkit.window import Habits
 
 if TYPE_CHECKING:
@@ -65,6 +67,8 @@ class Client:
         self._observers = Observers()
         rate = self.options.rate
         self._throttle = Throttle(rate) if rate else None
+        self._pace = Pace.of(self.options)
+        self._turns = Turns(self._pace, self.options.connections) if self._pace else None
         self._pool: Pool[Session] = Pool(self.options.connections)
         self._opened = 0
         self._known = Known()
@@ -103,7 +107,12 @@ class Client:
             run=run_in_worker,
         )
         until = self._until()
-        return await deliver(message, preparing, lambda: self._session(until), self._observers, until)
+        if self._turns is None:
+            return await deliver(message, preparing, lambda: self._session(until), self._observers, until)
+        send = partial(deliver, message, observers=self._observers, until=until)
+        lease = partial(self._session, until)
+        wait, now = self._wait_for_turn, time.monotonic
+        return await in_turn(self._turns, preparing, lease, send, wait=wait, now=now, until=until)
 
     def send_many(
         self, messages: "Iterable[Any] | AsyncIterable[Any]", *, window: int = 16, sessions: int | None = None
@@ -205,6 +214,8 @@ class Client:
         import anyio
 
         self._closed = True
+        if self._turns is not None:
+            self._turns.ring_all()
         idle, busy = self._pool.empty()
         for session in busy:
             session.abort("the client was closed")
@@ -269,6 +280,15 @@ class Client:
             await request.bell.wait()
         if not request.granted:
             raise TimedOut(f"no session became free: {self!r}; the {name} limit ran out", limit=name)
+
+    async def _wait_for_turn(self, turn: Turn, pause: float) -> None:
+        import anyio
+
+        self._settle_in()
+        turn.bell = anyio.Event()
+        with anyio.move_on_after(pause):
+            await turn.bell.wait()
+        self._check_open()
 
     async def _open(self, until: float | None) -> Session:
         self._check_open()  # whoever waited may come to open one after aclose()

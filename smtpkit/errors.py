@@ -146,7 +146,7 @@ class ChannelLost(TransportError, ConnectionError):
 
 
 class TimedOut(TransportError, TimeoutError):
-    """A limit ran out. ``limit`` is its name in the options: connect, timeout, final or total."""
+    """A limit ran out. ``limit`` is its name in the options: connect, timeout, final, total or least_rate."""
 
     def __init__(self, message: str, *, limit: str, outcome: Outcome | None = None) -> None:
         super().__init__(message, outcome=outcome)

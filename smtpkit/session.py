@@ -120,7 +120,9 @@ class Session:
         self.mechanism: str | None = None  # the one that logged in
         self.times: dict[str, float] = {}  # of each stage of opening, in seconds
         self._observers = observers
-        self._throttle = throttle  # shared by the sessions of a client
+        self._throttles = [] if throttle is None else [throttle]  # shared by the sessions of a client
+        if options.session_rate is not None:
+            self._throttles.append(Throttle(options.session_rate))
         self.left_open = False  # a transaction was left open: RSET leads the next
         self._closed = False
         self._mark = 0.0
@@ -166,7 +168,8 @@ class Session:
                 stream,
                 options.limits,
                 secure=self._secure,
-                throttle=self._throttle,
+                throttles=self._throttles,
+                least_rate=options.least_rate,
                 observers=self._observers,
                 session=self.number,
                 reply_line=options.reply_line,

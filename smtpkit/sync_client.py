@@ -18,12 +18,14 @@ from smtpkit.events import Event
 from smtpkit.message.message import prepare
 from smtpkit.observers import Observers
 from smtpkit.options import OptionKeywords, Options
+from smtpkit.pace import Pace
 from smtpkit.protocol import procedures
 from smtpkit.protocol.reply import Reply
 from smtpkit.protocol.steps import Procedure
 from smtpkit.session import Known, Lease, Report, Session, World, deliver, members
 from smtpkit.throttle import Throttle
 from smtpkit.transport.connect import connect_blocking, run_inline
+from smtpkit.turns import Turn, Turns, in_turn
 from smtpkit.window import Habits
 
 if TYPE_CHECKING:
@@ -61,6 +63,8 @@ class SyncClient:
         self._observers = Observers()
         rate = self.options.rate
         self._throttle = Throttle(rate) if rate else None
+        self._pace = Pace.of(self.options)
+        self._turns = Turns(self._pace, 1) if self._pace else None
         self._lock = threading.Lock()
         self._turn: int | None = None  # the thread whose turn it is
         self._session: Session | None = None
@@ -93,7 +97,12 @@ class SyncClient:
                 require_tls=require_tls,
                 run=run_inline,
             )
-            return await deliver(message, preparing, lambda: self._lease(until), self._observers, until)
+            if self._turns is None:
+                return await deliver(message, preparing, lambda: self._lease(until), self._observers, until)
+            send = partial(deliver, message, observers=self._observers, until=until)
+            lease = partial(self._lease, until)
+            wait, now = self._wait_for_turn, time.monotonic
+            return await in_turn(self._turns, preparing, lease, send, wait=wait, now=now, until=until)
 
         return self._drive(send())
 
@@ -152,6 +161,8 @@ class SyncClient:
 
         async def close() -> None:
             self._closed = True
+            if self._turns is not None:
+                self._turns.ring_all()
             session, self._session = self._session, None
             if session is not None:
                 await session.close()
@@ -196,6 +207,8 @@ class SyncClient:
         """After a fork, leave the session to the parent, and the lock to whichever of its threads holds it."""
         self._process = os.getpid()
         self._lock, self._turn = threading.Lock(), None
+        self._pace = Pace.of(self.options)  # what is under way or waits is the parent's
+        self._turns = Turns(self._pace, 1) if self._pace else None
         session, self._session = self._session, None
         if session is not None and not session.channel.broken:
             session.channel.stream.abort()  # of an idle stream it closes our copy of the socket, and no more
@@ -240,9 +253,25 @@ class SyncClient:
             self._session.abort("broken")
             self._session = None
 
-    async def _open(self, until: float | None) -> Session:
+    async def _wait_for_turn(self, turn: Turn, pause: float) -> None:
+        """Let other threads have the client while this one waits."""
+        self._check_open()
+        bell, lock = threading.Event(), self._lock
+        turn.bell, self._turn = bell, None
+        lock.release()
+        try:
+            bell.wait(min(pause, threading.TIMEOUT_MAX))
+        finally:
+            lock.acquire()
+            self._turn = threading.get_ident()
+        self._check_open()
+
+    def _check_open(self) -> None:
         if self._closed:
             raise UsageError("the client is closed; make a new one")
+
+    async def _open(self, until: float | None) -> Session:
+        self._check_open()
         self._opened += 1
         session = Session(self.options, self._opened, self._observers, self._throttle)
         return await session.open(World(connect_blocking, run_inline, time.monotonic), until, self._known)

@@ -105,6 +105,11 @@ SAMPLES: dict[str, tuple[str, Any]] = {
     "allow_plaintext_auth": ("true", True),
     "hello": ("[IPv6:2001:db8::1]", "[IPv6:2001:db8::1]"),
     "rate": ("1.5M", 1_500_000.0),
+    "session_rate": ("100k", 100_000.0),
+    "least_rate": ("100", 100.0),
+    "mail_rate": ("0.5", 0.5),
+    "domain_rate": ("20", 20.0),
+    "domain_connections": ("2", 2),
     "chunking": ("never", "never"),
     "binary": ("true", True),
     "newlines": ("strict", "strict"),
@@ -425,7 +430,7 @@ class _Unhashable:
 def test_key() -> None:
     """What makes two sessions differ makes two keys; what does not, does not; every key is hashable."""
     base = Options.of("smtp://u:p@h")
-    same = ["smtp://u:p@h:25?timeout=3", "smtp://u:p@h?rate=5&connections=2&chunking=never"]
+    same = ["smtp://u:p@h:25?timeout=3", "smtp://u:p@h?rate=5&connections=2&chunking=never&mail_rate=1&session_rate=9"]
     other = [
         *("smtp://u:q@h", "smtp://v:p@h", "smtp://h", "smtp://u:p@i", "smtp://u:p@h:26", "lmtp://u:p@h:25"),
         *(

@@ -18,12 +18,12 @@ HOME = Path(smtpkit.__file__).parent
 # The ladder, from the bottom. Imports go down, or sideways on one rung.
 LADDER = (
     {"protocol.reply"},
-    {"errors", "events", "options", "throttle", "window"},
+    {"errors", "events", "options", "pace", "throttle", "window"},
     {"protocol"},
     {"message"},
     {"channel", "observers", "telling", "transport"},
     {"session"},
-    {"pool", "spool", "retry"},
+    {"pool", "spool", "retry", "turns"},
     {"bulk", "ledger", "worker"},
     {"client", "sync_client"},
     {"component", "testing"},
@@ -53,6 +53,8 @@ NEVER: dict[str, set[str]] = {
     "events": _LOOPS | _WORLD | _WHIMS,
     "throttle": _LOOPS | _WORLD | _WHIMS,
     "window": _LOOPS | _WORLD | _WHIMS,
+    "pace": _LOOPS | _WORLD | _WHIMS,
+    "turns": _LOOPS | _WORLD | _WHIMS,
     "protocol.reply": _LOOPS | _WORLD | _WHIMS,
     "protocol": _LOOPS | _WORLD | _WHIMS | {"email"},
     "message": _LOOPS | {"ssl", "socket", "select", "selectors"},
@@ -67,7 +69,7 @@ NEVER: dict[str, set[str]] = {
 # What opens nothing, although it lives where things are opened.
 CODECS = {"io.IncrementalNewlineDecoder"}
 
-WITHOUT_CODES = ("channel", "pool", "bulk", "retry", "client", "sync_client")
+WITHOUT_CODES = ("channel", "pace", "turns", "pool", "bulk", "retry", "client", "sync_client")
 
 # The files that hold the two caches: TLS contexts; a loop's receive buffer.
 CACHES = {"transport/tls.py", "transport/asyncio_stream.py"}

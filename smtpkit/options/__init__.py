@@ -18,6 +18,7 @@ from smtpkit.options.kinds import (
     FLAG,
     HELLO,
     HOST,
+    MAILS,
     NAME,
     PATH,
     PORT,
@@ -163,6 +164,17 @@ class Options:
     rate: float | None = field(
         default=None, metadata=row(RATE, "how fast mail data goes out at most, over all sessions together")
     )
+    session_rate: float | None = field(default=None, metadata=row(RATE, "the same for each session"))
+    least_rate: float | None = field(
+        default=None, metadata=row(RATE, "what a server must take of mail data at least, on average, after 10 seconds")
+    )
+    mail_rate: float | None = field(default=None, metadata=row(MAILS, "how many mails begin at most"))
+    domain_rate: float | None = field(
+        default=None, metadata=row(MAILS, "the same for each recipient domain, as long as it refuses none for now")
+    )
+    domain_connections: int | None = field(
+        default=None, metadata=row(COUNT, "how many mails to one recipient domain are under way at a time at most")
+    )
     chunking: Chunking = field(default="auto", metadata=row(choice(Chunking), "BDAT instead of DATA"))
     binary: bool = field(
         default=False,
@@ -213,6 +225,10 @@ class Options:
             raise UsageError("client_certificate means nothing with tls='none'; say tls='required'")
         if self.client_certificate is not None and self.ssl_context is not None:
             raise UsageError("client_certificate and ssl_context exclude each other: load it by load_cert_chain()")
+        for name in ("rate", "session_rate"):
+            most: float | None = getattr(self, name)
+            if self.least_rate is not None and most is not None and self.least_rate > most:
+                raise UsageError(f"least_rate {self.least_rate} is more than {name} {most} lets out; say less")
         if self.binary and self.chunking == "never":
             raise UsageError("binary=True needs BDAT, which chunking='never' rules out; leave one of them out")
         if self.credentials and self.tls in {"none", "opportunistic"} and not self.allow_plaintext_auth:
@@ -303,6 +319,11 @@ class OptionKeywords(TypedDict, total=False):
     allow_plaintext_auth: bool
     hello: str | None
     rate: float | None
+    session_rate: float | None
+    least_rate: float | None
+    mail_rate: float | None
+    domain_rate: float | None
+    domain_connections: int | None
     chunking: Chunking
     binary: bool
     newlines: Newlines

@@ -176,6 +176,7 @@ def choice(literal: object) -> Kind:
 
 SECONDS = Kind("a positive number of seconds, or math.inf for no limit", _is_seconds, _read_number)
 RATE = Kind("a positive number of octets per second (in a URL also 100k or 1.5M)", _is_number, _read_rate)
+MAILS = Kind("a positive number of mails per second", _is_number, _read_number)
 COUNT = Kind("a whole number, 1 or more", _is_count, _read_count)
 PORT = Kind("a whole number from 1 to 65535", is_port, _read_count)
 FLAG = Kind("True or False (in a URL true or false)", lambda value: isinstance(value, bool), _read_flag)

@@ -42,6 +42,8 @@ LONGEST_KNOWN = 64  # octets
 _LINE = re.compile(rb"([2-5][0-5][0-9])(?:([ -])([^\r\n]*(?:\r(?!\n|$)[^\r\n]*)*))?\Z")
 _ENHANCED = re.compile(r"([245])\.([0-9]{1,3})\.([0-9]{1,3})(?=\s|\Z)")
 _GREYLISTS = {None, (4, 2, 0), (4, 7, 0), (4, 7, 1)}  # enhanced codes of those who put strangers off
+_FOR_NOW = {421, 450, 451, 452}
+_NOT_THE_PACE = {(4, 2, 2), (4, 5, 3)}  # enhanced codes of a full mailbox, and of too many recipients in one mail
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
@@ -100,13 +102,21 @@ class Reply:
         return self.code == 421
 
     @property
-    def hint(self) -> Literal["greylisted"] | None:
+    def hint(self) -> Literal["greylisted", "slower"] | None:
         """What the codes hint at, for whoever tries again; None where they hint at nothing.
 
         ``greylisted``: perhaps nothing is wrong but that we are not known here yet, so that the same mail is taken in
         a few minutes (RFC 6647). Servers say so by 450 or 451, and no code is kept for it: a hint is no more than that.
+        ``slower``: 421, 450, 451 or 452 for another reason; perhaps it is more than the server can do at present, but
+        not where that is one full mailbox (X.2.2) or the number of recipients (X.5.3; RFC 3463). Any hint is a reason
+        to send more slowly.
         """
-        return "greylisted" if self.code in {450, 451} and self.enhanced in _GREYLISTS else None
+        if self.code not in _FOR_NOW:
+            return None
+        enhanced = self.enhanced
+        if enhanced in _GREYLISTS and self.code in {450, 451}:
+            return "greylisted"
+        return None if enhanced in _NOT_THE_PACE else "slower"
 
     def __str__(self) -> str:
         shown = f"{self.code} " + " / ".join(self.lines)

@@ -228,22 +228,28 @@ def test_a_line_read_before_is_looked_up() -> None:
 
 
 HINTS = [
-    (450, "4.2.0 <bob@example.org>: Recipient address rejected: Greylisted", True),
-    (450, "4.7.1 try again in 300 seconds", True),
-    (451, "4.7.1 Greylisting in action, please come back later", True),
-    (451, "4.7.0 later", True),
-    (451, "Temporary failure, please try again later.", True),
-    (450, "4.2.1 mailbox full", False),
-    (451, "4.3.0 a disk is full", False),
-    (451, "4.7.5 no certificate", False),
-    (452, "4.2.2 over quota", False),
-    (421, "4.7.0 too many connections", False),
-    (550, "5.7.1 greylisted for good", False),
-    (250, "2.0.0 greylisted", False),
+    (450, "4.2.0 <bob@example.org>: Recipient address rejected: Greylisted", "greylisted"),
+    (450, "4.7.1 try again in 300 seconds", "greylisted"),
+    (451, "4.7.1 Greylisting in action, please come back later", "greylisted"),
+    (451, "4.7.0 later", "greylisted"),
+    (451, "Temporary failure, please try again later.", "greylisted"),
+    (450, "4.2.1 mailbox full", "slower"),
+    (451, "4.3.0 a disk is full", "slower"),
+    (451, "4.7.5 no certificate", "slower"),
+    (452, "4.3.1 a disk is full", "slower"),
+    (452, "slow down", "slower"),
+    (421, "4.7.0 too many connections", "slower"),
+    (421, "closing", "slower"),
+    (450, "4.2.2 too many mails", None),
+    (452, "4.2.2 over quota", None),
+    (452, "4.5.3 too many recipients", None),
+    (454, "4.7.0 too many connections", None),
+    (550, "5.7.1 greylisted for good, slow down", None),
+    (250, "2.0.0 greylisted", None),
 ]
 
 
-@pytest.mark.parametrize(("code", "text", "greylisted"), HINTS)
-def test_hint(code: int, text: str, greylisted: bool) -> None:  # noqa: FBT001
-    """What may be greylisting is told by the codes, and never by the words."""
-    assert Reply(code, (text,)).hint == ("greylisted" if greylisted else None)
+@pytest.mark.parametrize(("code", "text", "hint"), HINTS)
+def test_hint(code: int, text: str, hint: str | None) -> None:
+    """What may be greylisting, and what asks for a slower pace, is told by the codes, and never by the words."""
+    assert Reply(code, (text,)).hint == hint

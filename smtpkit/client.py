@@ -127,13 +127,21 @@ class Client:
         Leaving the block early settles what is under way; ``outcomes.unsent`` lists what was not sent. Where the block
         is cancelled, it is settled by what is known.
         """
+        import anyio
+
         self._check_open()
         most = self.options.connections
         if sessions is not None and not 1 <= sessions <= most:
             raise UsageError(f"sessions: 1 to {most}, which is connections of this client; not {sessions!r}")
         limit = self.options.limits.timeout
         feed = Buffer(messages, window, limit) if isinstance(messages, AsyncIterable) else Iterated(messages)
-        intake = Intake(feed, prepare=partial(prepared, options=self.options, run=run_in_worker))
+        intake = Intake(
+            feed,
+            prepare=partial(prepared, options=self.options, run=run_in_worker),
+            pace=self._pace,
+            now=time.monotonic,
+            rest=anyio.sleep,
+        )
         lane = partial(
             Lane,
             intake,

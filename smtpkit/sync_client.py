@@ -114,7 +114,13 @@ class SyncClient:
         """
         if isinstance(messages, AsyncIterable):
             raise UsageError("messages: an async iterable works with Client only")
-        intake = Intake(Iterated(messages), prepare=partial(prepared, options=self.options, run=run_inline))
+        intake = Intake(
+            Iterated(messages),
+            prepare=partial(prepared, options=self.options, run=run_inline),
+            pace=self._pace,
+            now=time.monotonic,
+            rest=_sleep,
+        )
         lane = Lane(
             intake,
             window=window,
@@ -275,6 +281,10 @@ class SyncClient:
         self._opened += 1
         session = Session(self.options, self._opened, self._observers, self._throttle)
         return await session.open(World(connect_blocking, run_inline, time.monotonic), until, self._known)
+
+
+async def _sleep(seconds: float) -> None:
+    time.sleep(seconds)  # noqa: ASYNC251  in the caller's thread, which has no loop
 
 
 class SyncOutcomes:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from smtpkit.bulk import Intake, Iterated, Lane, Mail, prepared
+from smtpkit.bulk.intake import MOST_LATE
 from smtpkit.errors import (
     ChannelLost,
     ConnectError,
@@ -21,6 +22,7 @@ from smtpkit.errors import (
 )
 from smtpkit.events import Settled
 from smtpkit.options import OptionKeywords
+from smtpkit.pace import Pace
 from smtpkit.session import Session
 from smtpkit.testing import Fault, Script
 from smtpkit.transport.connect import run_inline
@@ -48,13 +50,26 @@ class Host:
         self.session: Session | None = None
         self.told: list[Settled] = []
         self.refuse: Callable[[], None] = lambda: None
+        self.clock = 0.0  # the pace's
 
-    def bulk(self, items: Iterable[Any], *, window: int = 16, habits: Habits | None = None) -> Lane:
+    async def rest(self, seconds: float) -> None:
+        """Let time pass."""
+        self.clock += max(seconds, 0.001)
+
+    def bulk(
+        self, items: Iterable[Any], *, window: int = 16, habits: Habits | None = None, pace: Pace | None = None
+    ) -> Lane:
         """A lane over sessions with this host."""
         options = Talk(self.scripts[0], self.options).options
         talk = Talk(self.scripts[0], self.options)
         talk.observers.on(Settled, self.told.append)
-        self.intake = Intake(Iterated(items), prepare=lambda mail: prepared(mail, options=options, run=run_inline))
+        self.intake = Intake(
+            Iterated(items),
+            prepare=lambda mail: prepared(mail, options=options, run=run_inline),
+            pace=pace or Pace(mail_rate=None, domain_rate=None, domain_connections=None),
+            now=lambda: self.clock,
+            rest=self.rest,
+        )
         return Lane(
             self.intake,
             window=window,
@@ -576,3 +591,53 @@ def test_a_mail_that_times_out_teaches_nothing_about_overlap() -> None:
     agree(host, items, found)
     assert [bool(outcome.in_doubt) for outcome in found] == [True, False, False]
     assert habits.overlap is True
+
+
+def test_a_slow_domain_holds_up_no_other() -> None:
+    """Two mails a second to one domain, and those to others go at once; all arrive, the slow ones in their order."""
+    items = [mail(number, to=f"bob@{'slow' if number % 2 else f'host{number}'}.example") for number in range(20)]
+    items = [Mail(item.message, item.sender, item.recipients[:1]) for item in items]
+    host = Host()
+    pace = Pace(mail_rate=None, domain_rate=2, domain_connections=None)
+    bulk, when = host.bulk(items, pace=pace, habits=Habits(**PROVEN)), {}
+    while (outcome := run(bulk.next())) is not None:
+        assert outcome.accepted
+        when[outcome.item.sender] = host.clock
+    assert [when[item.sender] for item in items[::2]] == [0.0] * 10
+    slow = [when[item.sender] for item in items[1::2]]
+    assert slow == sorted(slow)
+    assert slow[-1] == pytest.approx(4.5, abs=0.1)
+    assert not pace._domains["slow.example"].under_way
+
+
+def test_no_more_at_once_to_a_domain_than_may_be() -> None:
+    """``domain_connections`` counts the mails of all windows; each turn is given back, whatever became of the mail."""
+    items = [mail(number) for number in range(12)]
+    host = Host(Script(replies={"MAIL:s5@example.com": Fault("close"), "MAIL:s3@example.com": "550 no"}), Script())
+    pace = Pace(mail_rate=None, domain_rate=None, domain_connections=3)
+    bulk = host.bulk(items, pace=pace, habits=Habits(**PROVEN))
+    found = []
+    while (outcome := run(bulk.next())) is not None:
+        found.append(outcome)
+        assert len(bulk._flying) <= 3
+    agree(host, items, found)
+    assert pace._domains["example.com"].under_way == 0
+
+
+def test_mails_that_wait_for_their_turn_are_bounded_and_listed() -> None:
+    """Of an endless input no more is taken than may wait; what waits when it is left is unsent, in order."""
+    taken: list[Mail] = []
+
+    def endless() -> Iterable[Mail]:
+        while True:
+            taken.append(Mail(mail(len(taken)).message, f"s{len(taken)}@example.com", ["bob@example.com"]))
+            yield taken[-1]
+
+    host = Host()
+    bulk = host.bulk(endless(), pace=Pace(mail_rate=None, domain_rate=1, domain_connections=None))
+    first = run(bulk.next())
+    assert first is not None
+    assert len(taken) <= 2 + MOST_LATE
+    run(bulk.leave(5.0))
+    host.intake.close()
+    assert [first.item, *(outcome.item for outcome in bulk.settled), *host.intake.unsent] == taken

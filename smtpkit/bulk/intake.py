@@ -1,20 +1,29 @@
 """Where the mails of one ``send_many`` come from: its input, made ready, for all the sessions that work it off.
 
-What cannot have been accepted when a session dies comes back here, and goes first.
+What cannot have been accepted when a session dies comes back here, and goes first. Where a pace is to be kept, mails
+whose turn has not come wait here, and do not hold up those to other domains.
 """
 
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from enum import Enum
+from heapq import heappop, heappush
+from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from smtpkit.errors import InvalidMail, Outcome, SMTPError, UsageError
 from smtpkit.message.message import Prepared, Runner, prepare
 from smtpkit.options import Options
+from smtpkit.pace import Pace
 from smtpkit.session import outcome_of
+from smtpkit.turns import domains_of
 
 if TYPE_CHECKING:
     from smtpkit.channel import Started
+
+
+MOST_LATE = 256  # mails that wait for their turn, before no more are taken
+LOOK = 0.05  # seconds after which to look again, since other mails may have been settled
 
 
 class Mail(NamedTuple):
@@ -90,11 +99,12 @@ def prepared(mail: Mail, *, options: Options, run: Runner) -> Coroutine[Any, Any
 class Entry:
     """A mail on its way: how often it was what a session was busy with when it died, and its transaction."""
 
-    __slots__ = ("attempts", "begun", "item", "mail", "overlaps", "started")
+    __slots__ = ("attempts", "begun", "domains", "item", "mail", "overlaps", "started")
 
     def __init__(self, item: Any, mail: Prepared) -> None:
         self.item = item
         self.mail = mail
+        self.domains: frozenset[str] = frozenset()  # whose turn it holds
         self.attempts = 0
         self.begun = 0.0
         self.overlaps = False
@@ -102,35 +112,123 @@ class Entry:
 
 
 class Intake:
-    """The mails of one ``send_many``. ``unsent`` holds the items that were taken from the feed in vain."""
+    """The mails of one ``send_many``. ``unsent`` holds the items that were taken from the feed in vain.
 
-    def __init__(self, feed: Feed, *, prepare: Callable[[Mail], Awaitable[Prepared]]) -> None:
+    A mail that is handed out holds its turn until it is ``settled`` or ``put_back``. ``now`` and ``rest`` are those
+    of the caller's world; ``rest`` waits for so many seconds.
+    """
+
+    def __init__(
+        self,
+        feed: Feed,
+        *,
+        prepare: Callable[[Mail], Awaitable[Prepared]],
+        pace: Pace,
+        now: Callable[[], float],
+        rest: Callable[[float], Awaitable[None]],
+    ) -> None:
         self.unsent: list[Any] = []
         self._feed = feed
         self._prepare = prepare
+        self._pace = pace
+        self._now = now
+        self._rest = rest
         self._again: deque[Entry] = deque()  # in the order in which they came
+        self._late: list[tuple[float, int, Entry]] = []  # a heap: when to ask for its turn, in the order of coming
+        self._count = 0
         self._dry = self._stopped = False
         self._fault: Exception | None = None
 
     @property
     def over(self) -> bool:
         """Is there nothing to be had, unless a mail comes back?"""
-        return self._stopped or (self._dry and not self._again)
+        return self._stopped or (self._dry and not self._again and not self._late)
 
     @property
     def ahead(self) -> bool:
-        """Is there a mail that would not have to be waited for?"""
-        return not self.over and (bool(self._again) or self._feed.ahead)
+        """Is there a mail that would not have to be waited for, unless for its turn?"""
+        return not self.over and (bool(self._again or self._late) or self._feed.ahead)
+
+    @property
+    def paced(self) -> bool:
+        """Are there mails whose turn will come by itself?"""
+        return bool(self._late) and not self._stopped
 
     async def take(self, *, wait: bool) -> Entry | Outcome | None:
         """The next mail; the outcome of one that cannot be sent; None where there is none, or, unless ``wait``, yet."""
-        if self.over:
-            return None
-        if self._again:
-            return self._again.popleft()
+        while not self.over:
+            if (entry := self._due()) is not None:
+                return entry
+            if not self._dry and len(self._late) < MOST_LATE:
+                taken = await self._read(wait=wait and not self._late)
+                if isinstance(taken, Entry) and not self._takes_turn(taken):
+                    continue
+                if taken is not None:
+                    return taken
+            if not (wait and self._late):
+                break
+            await self._rest(min(max(self._late[0][0] - self._now(), 0.0), LOOK))
+        return None
+
+    def settled(self, entry: Entry, outcome: Outcome) -> None:
+        """A mail that was handed out is settled."""
+        if self._pace:
+            self._pace.settled(entry.domains, outcome, self._now())
+
+    def put_back(self, entries: Iterable[Entry]) -> None:
+        """Take back what is to be sent again, in its order."""
+        back = list(entries)
+        if self._pace:
+            for entry in back:
+                self._pace.settled(entry.domains, None, self._now())
+        self._again.extendleft(reversed(back))
+
+    def stop(self) -> None:
+        """Hand out no more."""
+        self._stopped = True
+
+    def check(self) -> None:
+        """Raise, once, what the input raised; after all that came before it is settled."""
+        fault, self._fault = self._fault, None
+        if fault is not None:
+            raise fault
+
+    def close(self) -> None:
+        """List what was not sent, once all that was handed out is settled or put back."""
+        late = [entry for _, _, entry in sorted(self._late, key=lambda one: one[1])]
+        self.unsent += [entry.item for entry in (*self._again, *late)]
+        self._again.clear()
+        self._late.clear()
+        self.unsent += self._feed.rest()
+
+    def _due(self) -> Entry | None:
+        """A mail whose turn has come, of those that are here."""
+        while self._again:
+            if self._takes_turn(entry := self._again.popleft()):
+                return entry
+        while self._late and self._late[0][0] <= self._now():
+            _, number, entry = heappop(self._late)
+            if self._takes_turn(entry, number):
+                return entry
+        return None
+
+    def _takes_turn(self, entry: Entry, number: int | None = None) -> bool:
+        """Take a mail's turn, or put it off."""
+        if not self._pace:
+            return True
+        now, entry.domains = self._now(), domains_of(entry.mail.envelope)
+        pause = self._pace.ask(entry.domains, now)
+        if pause:
+            if number is None:
+                number = self._count = self._count + 1
+            heappush(self._late, (now + (LOOK if pause == inf else pause), number, entry))
+        return not pause
+
+    async def _read(self, *, wait: bool) -> Entry | Outcome | None:
+        """The next mail of the feed."""
         try:
             item = await self._feed.take(wait=wait)
-        except Exception as fault:  # noqa: BLE001  the input's own, raised by ``end``
+        except Exception as fault:  # noqa: BLE001  the input's own, raised by ``check``
             self._fault = fault
             item = Nothing.MORE
         if item is Nothing.YET:
@@ -149,23 +247,3 @@ class Intake:
             self._again.append(entry)
             return None
         return entry
-
-    def put_back(self, entries: Iterable[Entry]) -> None:
-        """Take back what is to be sent again, in its order."""
-        self._again.extendleft(reversed(list(entries)))
-
-    def stop(self) -> None:
-        """Hand out no more."""
-        self._stopped = True
-
-    def check(self) -> None:
-        """Raise, once, what the input raised; after all that came before it is settled."""
-        fault, self._fault = self._fault, None
-        if fault is not None:
-            raise fault
-
-    def close(self) -> None:
-        """List what was not sent, once all that was handed out is settled or put back."""
-        self.unsent += [entry.item for entry in self._again]
-        self._again.clear()
-        self.unsent += self._feed.rest()

@@ -8,6 +8,7 @@ reported and not tried again. Failures are outcomes. The memory is that of the w
 from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from typing import Protocol
 
 from smtpkit.bulk.intake import Entry, Intake
 from smtpkit.channel import Started
@@ -34,11 +35,17 @@ TURN = 0.25  # seconds that a session is kept although others wait for one
 _DEATHS = (TransportError, ServiceClosing, ProtocolViolation)  # of a session, and no verdict on a mail
 
 
+class Done(Protocol):
+    """Whom a lane asks whether it may end."""
+
+    def __call__(self, *, idle: bool) -> bool:
+        """For lack of mails (``idle``) or of a session, since others go on? Then it is counted out."""
+
+
 class Lane:
     """Works off an intake over one session at a time. ``next`` gives outcomes until there are no more.
 
-    ``done``: may it end, since others go on? It is asked where there is nothing to do, or no session to be had, and
-    counts the lane out where it says yes. ``surplus``: is it one too many? ``crowded``: are sessions waited for?
+    ``surplus``: is it one too many? ``crowded``: does anybody wait for a session?
     """
 
     def __init__(
@@ -50,7 +57,7 @@ class Lane:
         habits: Habits,
         lease: Callable[[], AbstractAsyncContextManager[Session]],
         observers: Observers,
-        done: Callable[[], bool] = lambda: False,
+        done: Done = lambda *, idle: False,  # noqa: ARG005
         surplus: Callable[[], bool] = lambda: False,
         crowded: Callable[[], bool] = lambda: False,
     ) -> None:
@@ -90,7 +97,7 @@ class Lane:
                 await self._settle()
             elif not self.settled:
                 await self._release()  # whoever waits for the input needs no session
-                if self._ended or self._done() or self._intake.over:
+                if self._ended or self._done(idle=True) or self._intake.over:
                     return None
                 await self._fill(wait=True)
         return self.settled.popleft()
@@ -124,11 +131,11 @@ class Lane:
             try:
                 await self._begin(entry)
             except SMTPError as error:
-                if self._session is None and self._done():
+                if self._session is None and self._done(idle=False):
                     self._ended = True
                     self._intake.put_back([entry])
                     return
-                self._tell(outcome_of(error, entry.mail, entry.item))
+                self._tell(outcome_of(error, entry.mail, entry.item), entry)
 
     def _has_room(self) -> bool:
         if self._session is None or not self._flying:
@@ -205,7 +212,7 @@ class Lane:
         self._flying.popleft()
         self._octets -= entry.mail.mail_data.size or 0
         self._reused = True
-        self._tell(outcome)
+        self._tell(outcome, entry)
 
     async def _hear_probe(self, session: Session, probe: Started[bool]) -> None:
         """Learn from the reply to a probe, or from its lack, behind a mail that was settled."""
@@ -240,7 +247,7 @@ class Lane:
             error = outcome.error
             if outcome.in_doubt or not isinstance(error, _DEATHS):
                 busy = busy and error is None
-                self._tell(outcome)
+                self._tell(outcome, entry)
                 continue
             silent = unheard(entry.started, outcome)
             blamed = busy and not (silent and (entry.overlaps or self._reused))
@@ -250,7 +257,7 @@ class Lane:
             entry.attempts += blamed
             final = blamed and not isinstance(error, ChannelLost | ServiceClosing)
             if final or entry.attempts == MOST_ATTEMPTS or entry.mail.mail_data.one_shot:
-                self._tell(outcome)
+                self._tell(outcome, entry)
             else:
                 again.append(entry)
         self._flying.clear()
@@ -281,7 +288,9 @@ class Lane:
     def _now(self) -> float:
         return self._session.channel.stream.now() if self._session is not None else 0.0
 
-    def _tell(self, outcome: Outcome) -> None:
+    def _tell(self, outcome: Outcome, entry: Entry | None = None) -> None:
+        if entry is not None:
+            self._intake.settled(entry, outcome)
         if self._observers.heard:
             number = self._session.number if self._session is not None else 0
             announce(self._observers, outcome, session=number, at=self._now())

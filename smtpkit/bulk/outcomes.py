@@ -143,7 +143,7 @@ class Outcomes:
                     await lane.open()
                 except SMTPError:
                     self._growth.refused()
-                    if self._is_done():
+                    if self._is_done(idle=False):
                         return
                 finally:
                     self._opening -= 1
@@ -160,9 +160,10 @@ class Outcomes:
     def _is_surplus(self) -> bool:
         return self._lanes > self._growth.size
 
-    def _is_done(self) -> bool:
-        """May a lane end? Then it is counted out."""
-        if self._lanes > 1 or self._intake.over:
+    def _is_done(self, *, idle: bool) -> bool:
+        """May a lane end, for lack of mails or of a session? Then it is counted out."""
+        spare = self._lanes > (self._growth.size if idle and self._intake.paced else 1)
+        if spare or (idle and self._intake.over):
             self._lanes -= 1
             return True
         return False

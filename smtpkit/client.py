@@ -89,6 +89,7 @@ class Client:
 
         ``sender`` and ``recipients`` are taken from the header where they are not given; Bcc never goes on the wire.
         Where some recipients are refused the mail goes to the others, and ``outcome.refused`` says which and why.
+        Where the options ask for a pace (``mail_rate``, ``domain_rate``, ``domain_connections``) it waits for its turn.
         ``require_tls``: over verified TLS at this hop and, by REQUIRETLS (RFC 8689), at all that follow, or not at all.
 
         Raises InvalidMail before anything is sent; NotSupported before MAIL; SenderRefused, RecipientsRefused and

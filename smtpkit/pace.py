@@ -48,7 +48,7 @@ class Pace:
     """
 
     def __init__(self, *, mail_rate: float | None, domain_rate: float | None, domain_connections: int | None) -> None:
-        self.freed: Callable[[Collection[str], float], object] | None = None  # told whose turn was given back, and when
+        self.freed: list[Callable[[Collection[str], float], object]] = []  # told whose turn was given back, and when
         self._mail_rate = mail_rate or inf
         self._domain_rate = domain_rate or inf
         self._most = domain_connections or inf
@@ -106,7 +106,10 @@ class Pace:
         return min([_leeway(self._mail_rate), *(_leeway(self._rate(state, now)) for state in known)])
 
     def settled(self, domains: Collection[str], outcome: Outcome | None, now: float) -> None:
-        """Give the turn of a mail back, and learn from what became of it; None: it was not sent."""
+        """Give the turn of a mail back, and learn from what became of it; None: nothing did.
+
+        A turn that was not used has had its place in the schedule all the same.
+        """
         if not self._limited:
             return
         slow = _hinting(domains, outcome) if outcome is not None and (outcome.refused or outcome.error) else ()
@@ -115,8 +118,8 @@ class Pace:
             state.under_way -= 1
             if domain in slow:
                 self._slow_down(state, now)
-        if self.freed is not None:
-            self.freed(domains, now)
+        for tell in self.freed:
+            tell(domains, now)
 
     def _take(self, domains: Collection[str], now: float) -> None:
         self._last = _place(self._last, self._mail_rate, now)

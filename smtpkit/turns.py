@@ -56,7 +56,7 @@ class Turns:
         self._kept: dict[str, Turn] = {}  # for whom this domain is kept
         self._watch: Turn | None = None  # who keeps the time, until when
         self._alarm = inf
-        pace.freed = self._freed
+        pace.freed.append(self._freed)
 
     def enter(self, turn: Turn, now: float) -> None:
         """Stand in line; it may be granted at once."""

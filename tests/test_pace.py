@@ -241,6 +241,19 @@ def test_without_a_rate(one: Pace) -> None:
     assert rate(one, B, now + 0.1) == pytest.approx(0.5)
 
 
+def test_leeway() -> None:
+    """How late a mail may be grows with the time between two, and is the least of all that it keeps to."""
+    assert pace(domain=20).leeway((A,), 0.0) == inf  # no mail before it
+    one = pace(mail=100, domain=20)
+    assert one.ask((A,), 0.0) == 0
+    assert one.leeway((A,), 0.0) == pytest.approx(0.005)
+    one = pace(domain=20)
+    assert one.ask((A,), 0.0) == 0
+    assert one.leeway((A,), 0.0) == pytest.approx(0.025)
+    one.settled((A,), SLOWED, 0.0)
+    assert one.leeway((A,), 0.0) == pytest.approx(0.05)
+
+
 def test_memory() -> None:
     """Of a hundred thousand domains only those are remembered that are slowed down, busy or due later."""
     one, now = pace(domain=10), 0.0

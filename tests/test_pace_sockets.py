@@ -6,6 +6,8 @@ from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import anyio
@@ -88,6 +90,22 @@ async def test_pace_at_the_server() -> None:
     assert mean(seen.times[B]) == pytest.approx(20, rel=0.01)
     assert mean(seen.times[C][:20]) == pytest.approx(20, rel=0.05)
     assert mean(seen.times[C][20:]) == pytest.approx(10, rel=0.05)
+
+
+@pytest.mark.anyio
+async def test_sessions_that_take_long_to_open() -> None:
+    """Where the first session takes longer to open than the next ones, and so on, their mails do not go all at once."""
+    with watched() as seen:
+        seen.server.scripts = tuple(
+            replace(seen.server.scripts[0], delay={"greeting": delay}) for delay in (0.4, 0.3, 0.2, 0.1, 0.0)
+        )
+        async with Client(seen.server.url, domain_rate=10) as client, anyio.create_task_group() as tasks:
+            for _ in range(15):
+                tasks.start_soon(client.send, mail(A))
+    assert len(seen.server.sessions) >= 4
+    assert len(seen.times[A]) == 15
+    assert most_in_a_second(seen.times[A]) <= 11
+    assert all(later - earlier > 0.02 for earlier, later in pairwise(seen.times[A]))
 
 
 def test_pace_of_threads() -> None:
@@ -232,6 +250,15 @@ def test_closed_while_a_thread_waits() -> None:
         client.close()
         thread.join(10)
     assert [str(error) for error in errors] == ["the client is closed; make a new one"]
+    assert seen.heard == [A]
+
+
+def test_after_a_fork() -> None:
+    """In a child nobody waits for the turns of its parent's threads."""
+    with watched() as seen, SyncClient(seen.server.url, domain_connections=1) as client:
+        assert client._pace.ask((A,), time.monotonic()) == 0  # of a thread that is sending
+        client._process = 0
+        client.send(mail(A))
     assert seen.heard == [A]
 
 

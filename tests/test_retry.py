@@ -34,6 +34,7 @@ from smtpkit.retry import Again, Retry
 ACCEPTED = Reply(250, ("2.0.0 ok",))
 FULL = Reply(452, ("4.2.2 over quota",))
 GREY = Reply(450, ("4.2.0 greylisted",))
+SLOWER = Reply(451, ("4.3.2 not so fast",))
 NEVER = Reply(550, ("5.1.1 no such user",))
 CLOSING = Reply(421, ("4.3.2 shutting down",))
 A, B, C = "a@example.org", "b@example.org", "c@example.org"
@@ -126,6 +127,7 @@ def test_when(attempts: int, pause: float) -> None:
         ({A: GREY}, 1, 3),
         ({A: GREY}, 2, 20),
         ({A: FULL}, 1, 10),
+        ({A: SLOWER}, 1, 10),
         ({A: FULL, B: GREY}, 1, 3),
         ({A: FULL, B: NEVER}, 1, 10),
     ],

@@ -246,6 +246,26 @@ def test_who_leaves_is_not_waited_for() -> None:
     assert is_forgotten(world.turns)
 
 
+def test_who_could_not_begin_in_time() -> None:
+    """Whoever gives a turn back because it came to nothing in time is the next of all, and holds up nobody longer."""
+    world = World(domain=10, connections=1)
+    waiters = [world.come(A, takes=1.0) for _ in range(3)]
+    first = waiters[0].turn
+    assert not world.turns.is_too_late(first, 0.04, 0.04)
+    assert world.turns.is_too_late(first, 0.06, 0.06)
+    world.now = 0.06
+    waiters[0].takes = -1
+    world.begun.clear()
+    world.turns.stand_again(first, world.now)
+    assert not first.granted
+    waiters[0].takes = 1.0
+    waiters[0].go_on()
+    world._coming = [event for event in world._coming if event[2] != waiters[0].end]
+    world.run()
+    assert [waiter.begun for waiter in waiters] == pytest.approx([0.1, 1.1, 2.1])
+    assert is_forgotten(world.turns)
+
+
 def test_a_turn_that_others_took() -> None:
     """Who asks the pace itself is taken account of: the line waits longer, and goes on when that mail is settled."""
     world = World(connections=1)

@@ -19,7 +19,7 @@ PROMISED = {
     "05_web_service.py": "100 mails over 4 connections",
     "06_trio_and_events.py": "accepted for bob@example.org",
     "07_pytest_fixture.py": "2 passed",
-    "08_many_mails.py": "199 mails over 1 session",
+    "08_many_mails.py": "199 mails arrived",
     "09_queue_worker.py": "['bob@example.org', 'cy@example.org', 'dee@example.org']",
     "component_async.py": "2 mails over 1 connection",
     "component_queue.py": "2 mails sent, left behind: ['.failed']",

@@ -85,7 +85,7 @@ async def test_left_early(listed: bool) -> None:  # noqa: FBT001
     with Server() as server:
         async with Client(server.url) as client:
             read = []
-            async with client.send_many(items if listed else one_by_one(items)) as outcomes:
+            async with client.send_many(items if listed else one_by_one(items), sessions=1) as outcomes:
                 async for outcome in outcomes:
                     read.append(outcome)
                     if len(read) == 9:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from smtpkit.channel import Started
 
 
-MOST_LATE = 256  # mails that wait for their turn, before no more are taken
+MOST_LATE = 1000  # mails that wait for their turn, before no more are taken
 LOOK = 0.05  # seconds after which to look again, since other mails may have been settled
 
 

@@ -88,7 +88,7 @@ async def test_a_thousand_by_client(postfix: Postfix, chunking: Literal["never",
     url = f"smtp://127.0.0.1:{postfix.port}"
     async with Client(url, tls="none", chunking=chunking) as client:
         client.on(CommandSent, count)
-        async with client.send_many(items, window=32) as outcomes:
+        async with client.send_many(items, window=32, sessions=1) as outcomes:
             settled = [outcome async for outcome in outcomes]
     assert verbs["EHLO"] == 1
     assert verbs["BDAT"] == (0 if chunking == "never" else COUNT)  # the first went by DATA, and there was a probe

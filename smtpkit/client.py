@@ -58,6 +58,10 @@ class Client:
 
     ``url`` is ``smtp://``, ``submission://``, ``smtps://``, ``lmtp://`` or ``lmtp+unix://`` (default: SMTPKIT_URL of
     the environment); every parameter of it is a keyword too, and a keyword wins. Raises UsageError for what cannot be.
+
+    A session is not used again once it is as old as ``lifetime`` or has rested for ``idle`` seconds, nor beyond the
+    server's own limits, nor after MAIL was refused on it twice in a row. It is said QUIT by the next call, which does
+    not wait for what the server says to that, or by ``aclose``.
     """
 
     def __init__(self, url: str | None = None, **options: Unpack[OptionKeywords]) -> None:
@@ -66,7 +70,10 @@ class Client:
         self._observers = Observers()
         rate = self.options.rate
         self._throttle = Throttle(rate) if rate else None
-        self._pool: Pool[Session] = Pool(self.options.connections)
+        self._pool: Pool[Session] = Pool(
+            self.options.connections, lifetime=self.options.lifetime, idle=self.options.idle
+        )
+        self._leaving: list[Session] = []  # sessions at rest that are not used again; the next call says QUIT to them
         self._opened = 0
         self._known = Known()
         self._habits = Habits()
@@ -189,6 +196,8 @@ class Client:
 
         self._closed = True
         idle, busy = self._pool.empty()
+        idle += self._leaving
+        self._leaving.clear()
         for session in busy:
             session.abort("the client was closed")
         with anyio.move_on_after(2 * self.options.limits.farewell, shield=True):
@@ -206,7 +215,7 @@ class Client:
         await self.aclose()
 
     def __repr__(self) -> str:
-        return f"<Client {self.options.shown}: {self._pool!r}>"
+        return f"<Client {self.options.shown}: {self._pool}>"
 
     async def _perform(self, procedure: Procedure[T]) -> T:
         until = self._until()
@@ -225,9 +234,12 @@ class Client:
     async def _take(self, request: Request[Session], until: float | None) -> Session:
         self._settle_in()
         try:
-            _drop(self._pool.ask(request))
+            if close := self._pool.ask(request, time.monotonic()):
+                self._part_with(close)
             if not request.granted:
                 await self._wait(request, until)
+            while self._leaving:
+                await self._leaving.pop().leave()
             session = request.session
             if session is None:
                 session = await self._open(until)
@@ -238,7 +250,16 @@ class Client:
         return session
 
     def _give_back(self, request: Request[Session]) -> None:
-        _drop(self._pool.give_back(request))
+        if close := self._pool.give_back(request, time.monotonic()):
+            self._part_with(close)
+
+    def _part_with(self, sessions: list[Session]) -> None:
+        """Close what is broken; what is at rest can be left in order, and is by the next who may wait a moment."""
+        for session in sessions:
+            if session.broken or self._closed:
+                session.abort("broken" if session.broken else "the client was closed")
+            else:
+                self._leaving.append(session)
 
     async def _wait(self, request: Request[Session], until: float | None) -> None:
         """Wait for the turn of a request."""
@@ -278,7 +299,7 @@ class Client:
 
             home = current_token()
         if home != self._home:
-            if self._home is not None and not self._pool.is_empty:
+            if self._home is not None and (self._leaving or not self._pool.is_empty):
                 raise UsageError(
                     "this client has sessions in another event loop; use one client for each loop (each asyncio.run is "
                     "one), or aclose() it before its loop ends"
@@ -391,11 +412,6 @@ class _Buffer:
             while True:
                 items.append(self._receiving.receive_nowait())
         return items
-
-
-def _drop(sessions: list[Session]) -> None:
-    for session in sessions:
-        session.abort("dead or broken")
 
 
 async def send(

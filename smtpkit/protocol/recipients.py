@@ -146,9 +146,9 @@ def merged(envelope: Envelope, earlier: Outcome, later: Outcome) -> Outcome:
 
 def _nobody(earlier: SMTPError | None, later: SMTPError | None, refused: dict[str, Reply]) -> SMTPError | None:
     """The error of a mail that everybody was refused."""
-    if not isinstance(later, RecipientsRefused):
-        return later or earlier
-    return RecipientsRefused(refused) if earlier is None or isinstance(earlier, RecipientsRefused) else earlier
+    if isinstance(later, RecipientsRefused):
+        return earlier if isinstance(earlier, DataRefused) else RecipientsRefused(refused)
+    return later or earlier
 
 
 def _required(envelope: Envelope) -> bool:

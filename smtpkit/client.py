@@ -59,6 +59,10 @@ class Client:
 
     ``url`` is ``smtp://``, ``submission://``, ``smtps://``, ``lmtp://`` or ``lmtp+unix://`` (default: SMTPKIT_URL of
     the environment); every parameter of it is a keyword too, and a keyword wins. Raises UsageError for what cannot be.
+
+    A session is not used again once it is as old as ``lifetime`` or has rested for ``idle`` seconds, nor beyond the
+    server's own limits, nor after MAIL was refused on it twice in a row. It is said QUIT by the next call, which does
+    not wait for what the server says to that, or by ``aclose``.
     """
 
     def __init__(self, url: str | None = None, **options: Unpack[OptionKeywords]) -> None:
@@ -69,7 +73,10 @@ class Client:
         self._throttle = Throttle(rate) if rate else None
         self._pace = Pace.of(self.options)
         self._turns = Turns(self._pace, self.options.connections) if self._pace else None
-        self._pool: Pool[Session] = Pool(self.options.connections)
+        self._pool: Pool[Session] = Pool(
+            self.options.connections, lifetime=self.options.lifetime, idle=self.options.idle
+        )
+        self._leaving: list[Session] = []  # sessions at rest that are not used again; the next call says QUIT to them
         self._opened = 0
         self._known = Known()
         self._habits = Habits()
@@ -226,6 +233,8 @@ class Client:
         if self._turns is not None:
             self._turns.ring_all()
         idle, busy = self._pool.empty()
+        idle += self._leaving
+        self._leaving.clear()
         for session in busy:
             session.abort("the client was closed")
         with anyio.move_on_after(2 * self.options.limits.farewell, shield=True):
@@ -243,7 +252,7 @@ class Client:
         await self.aclose()
 
     def __repr__(self) -> str:
-        return f"<Client {self.options.shown}: {self._pool!r}>"
+        return f"<Client {self.options.shown}: {self._pool}>"
 
     async def _perform(self, procedure: Procedure[T]) -> T:
         until = self._until()
@@ -262,9 +271,12 @@ class Client:
     async def _take(self, request: Request[Session], until: float | None) -> Session:
         self._settle_in()
         try:
-            _drop(self._pool.ask(request))
+            if close := self._pool.ask(request, time.monotonic()):
+                self._part_with(close)
             if not request.granted:
                 await self._wait(request, until)
+            while self._leaving:
+                await self._leaving.pop().leave()
             session = request.session
             if session is None:
                 session = await self._open(until)
@@ -275,7 +287,16 @@ class Client:
         return session
 
     def _give_back(self, request: Request[Session]) -> None:
-        _drop(self._pool.give_back(request))
+        if close := self._pool.give_back(request, time.monotonic()):
+            self._part_with(close)
+
+    def _part_with(self, sessions: list[Session]) -> None:
+        """Close what is broken; what is at rest can be left in order, and is by the next who may wait a moment."""
+        for session in sessions:
+            if session.broken or self._closed:
+                session.abort("broken" if session.broken else "the client was closed")
+            else:
+                self._leaving.append(session)
 
     async def _wait(self, request: Request[Session], until: float | None) -> None:
         """Wait for the turn of a request."""
@@ -324,17 +345,12 @@ class Client:
 
             home = current_token()
         if home != self._home:
-            if self._home is not None and not self._pool.is_empty:
+            if self._home is not None and (self._leaving or not self._pool.is_empty):
                 raise UsageError(
                     "this client has sessions in another event loop; use one client for each loop (each asyncio.run is "
                     "one), or aclose() it before its loop ends"
                 )
             self._home = home
-
-
-def _drop(sessions: list[Session]) -> None:
-    for session in sessions:
-        session.abort("dead or broken")
 
 
 async def send(

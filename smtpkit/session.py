@@ -20,6 +20,7 @@ from smtpkit.errors import (
     NotSupported,
     Outcome,
     Refused,
+    SenderRefused,
     ServiceClosing,
     SMTPError,
     TimedOut,
@@ -42,6 +43,7 @@ from smtpkit.protocol import procedures
 from smtpkit.protocol.command import Verb
 from smtpkit.protocol.extension import NOTHING, Extensions
 from smtpkit.protocol.mechanism import Binding, Identity
+from smtpkit.protocol.recipients import domain, first, merged, rest, taken
 from smtpkit.protocol.reply import Reply
 from smtpkit.protocol.sasl import Proof, choose
 from smtpkit.protocol.steps import Procedure
@@ -56,6 +58,8 @@ if TYPE_CHECKING:
     from smtpkit.transport.tls import SecureStream
 
 T = TypeVar("T")
+MOST_REFUSALS = 2  # of MAIL in a row, after which another session is tried
+NOTHING_YET = Outcome()  # has come of a mail
 
 
 class World(NamedTuple):
@@ -107,7 +111,10 @@ class Report:
 
 
 class Session:
-    """An open session. ``uses`` counts what it was used for; ``channel.broken`` says that it must not be used again."""
+    """An open session. ``uses`` counts what it was used for; ``channel.broken`` says that it must not be used again.
+
+    ``began`` is when it was opened, on ``World.now``'s clock.
+    """
 
     channel: Channel
 
@@ -115,6 +122,7 @@ class Session:
         self.options = options
         self.number = number
         self.uses = 0
+        self.began = 0.0
         self.greeting: Reply
         self.offered: Extensions = NOTHING
         self.mechanism: str | None = None  # the one that logged in
@@ -124,6 +132,10 @@ class Session:
         if options.session_rate is not None:
             self._throttles.append(Throttle(options.session_rate))
         self.left_open = False  # a transaction was left open: RSET leads the next
+        self._mails = 0  # MAIL said, which MAILMAX counts
+        self._refusals = 0  # of MAIL in a row
+        self._named: set[str] = set()  # domains of forward-paths, which RCPTDOMAINMAX counts
+        self._turned_away = False  # a mail, since the session has named too many domains
         self._closed = False
         self._mark = 0.0
         self._fresh: str | None = None  # the token got after the first was refused
@@ -147,7 +159,8 @@ class Session:
             *(options.host, options.port, options.path, options.local_address, options.local_port),
             *(options.family, options.socket_options),
         )
-        self._world, self._known, self._mark = world, known, world.now()
+        self._world, self._known = world, known
+        self.began = self._mark = world.now()
         self._connect_by = min(self._connect_by, self._mark + options.limits.connect)
         limit, name = self._connect_by, "connect"
         if until is not None and until < limit:
@@ -437,6 +450,17 @@ class Session:
         """Out of step, or over."""
         return self.channel.broken
 
+    @property
+    def spent(self) -> bool:
+        """Shall no further mail begin here?
+
+        The server takes no more MAIL in a session (MAILMAX, RFC 9422), or no further domain; or it has refused MAIL so
+        often in a row that a session of its own may be what the next mail needs.
+        """
+        if self._refusals >= MOST_REFUSALS or self._turned_away:
+            return True
+        return bool(self.offered.limits) and self._mails >= self.offered.limits.get("MAILMAX", inf)
+
     async def perform(self, procedure: Procedure[T], until: float | None = None) -> T:
         """Perform a procedure under the total limit."""
         self.uses += 1
@@ -444,12 +468,64 @@ class Session:
         return await self.channel.perform(procedure)
 
     async def send(
-        self, mail: "Prepared", item: object, until: float | None, *, verb: Verb = "MAIL", reset: bool = False
+        self, mail: "Prepared", item: object, until: float | None, before: Outcome = NOTHING_YET
+    ) -> tuple[Outcome, "Prepared | None"]:
+        """A mail, in as many transactions as the server's limits make of it.
+
+        Returns what has come of it, and what is left for another session: what this session's limits leave, or all of
+        it where nothing was begun, since this session was used before and ended unnoticed. ``before`` is what had come
+        of it by then. Raises only what comes from outside (cancellation), after telling what is known.
+        """
+        one_shot, most = mail.mail_data.one_shot, inf
+        while True:
+            part = mail
+            if most < inf or self.offered.limits:
+                try:
+                    fitting = self._part(mail, most)
+                except NotSupported as error:
+                    return merged(mail.envelope, before, outcome_of(error, mail, item)), None
+                if fitting is None or (before is not NOTHING_YET and self.spent):
+                    return before, mail
+                part = fitting
+            fresh = self.uses == 0
+            outcome, silent = await self.transact(part, item, until, before=before)
+            if silent and not fresh and isinstance(outcome.error, ChannelLost | ServiceClosing):
+                return merged(mail.envelope, before, outcome), mail
+            left = None
+            if part is not mail or outcome.refused:
+                left = rest(mail.envelope, part.envelope, outcome, one_shot=one_shot)
+            if part is mail and left is None and before is NOTHING_YET:
+                return outcome, None
+            before, most = merged(mail.envelope, before, outcome), min(most, taken(part.envelope, outcome))
+            if left is None:
+                return before, None
+            mail = replace(mail, envelope=left)
+            if self.broken:
+                return before, mail
+
+    def _part(self, mail: "Prepared", most: float) -> "Prepared | None":
+        """What goes in the next transaction; None if nothing can in this session. Raises NotSupported."""
+        one_shot = mail.mail_data.one_shot
+        envelope = first(mail.envelope, self.offered, one_shot=one_shot, named=self._named, most=most)
+        self._turned_away = envelope is None
+        if envelope is None or envelope is mail.envelope:
+            return mail if envelope else None
+        return replace(mail, envelope=envelope)
+
+    async def transact(
+        self,
+        mail: "Prepared",
+        item: object,
+        until: float | None,
+        *,
+        verb: Verb = "MAIL",
+        reset: bool = False,
+        before: Outcome = NOTHING_YET,
     ) -> tuple[Outcome, bool]:
-        """One transaction. Returns the outcome, and whether the server had not answered a word of it.
+        """One transaction. Returns its outcome, and whether the server had not answered a word of it.
 
         ``verb`` begins it. RSET leads it where an earlier one may still be open, and with ``reset`` in any case.
-        Raises only what comes from outside (cancellation), after telling what is known by then.
+        Raises only what comes from outside (cancellation), after telling what is known by then, and was ``before``.
         """
         self.channel.outer = (until, "total") if until is not None else None
         try:
@@ -461,7 +537,7 @@ class Session:
             await self.channel.start(started)
             outcome = await self.settle(started, mail)
         except BaseException:
-            self.tell(Settled, item=item, outcome=settled(started, mail))
+            self.tell(Settled, item=item, outcome=merged(mail.envelope, before, settled(started, mail)))
             raise
         return outcome, unheard(started, outcome)
 
@@ -488,6 +564,9 @@ class Session:
             item=item,
             verb=verb,
         )
+        self._mails += 1
+        if "RCPTDOMAINMAX" in self.offered.limits:
+            self._named.update(map(domain, mail.envelope.forward_paths))
         return Started(procedures.transaction(plan, reset=reset), item)
 
     async def settle(self, started: Started[Outcome], mail: "Prepared") -> Outcome:
@@ -495,6 +574,7 @@ class Session:
         await self.channel.see_out(started)
         outcome = settled(started, mail)
         self.left_open = not outcome.accepted
+        self._refusals = self._refusals + 1 if isinstance(outcome.error, SenderRefused) else 0
         return outcome
 
     async def close(self) -> None:
@@ -509,6 +589,26 @@ class Session:
                     await self.channel.perform(procedures.termination())
                 self.channel.stream.deadline = self.channel.stream.now() + self.channel.limits.farewell
                 await self.channel.stream.aclose()
+        finally:
+            self.abort(reason)
+
+    async def leave(self) -> None:
+        """Say QUIT, and close without waiting for its reply, which is of no consequence to anybody.
+
+        For a session at rest that no mail shall have any more, while somebody's mail waits for another. Never raises
+        but for cancellation.
+        """
+        reason: str | None = None
+        try:
+            if self.usable:
+                limit = self.channel.stream.now() + self.channel.limits.farewell
+                self.channel.outer = (limit, "timeout")
+                await self.channel.start(Started(procedures.termination(), None))
+                await self.channel.flush()
+                self.channel.stream.deadline = limit
+                await self.channel.stream.aclose()
+            else:
+                reason = "dead or broken"
         finally:
             self.abort(reason)
 
@@ -590,20 +690,26 @@ async def deliver(
 ) -> Outcome:
     """Send one mail by a session of a client, and tell what became of it.
 
-    A session that was used before may have ended unnoticed: where it is lost before the server answered a word,
-    nothing was begun, and the mail goes by another.
+    A session that was used before may have ended unnoticed: where it is lost before the server answered a word, nothing
+    was begun, and the mail goes by another; so does the rest of one for more recipients than a session takes.
     """
-    number, at = 0, 0.0
+    outcome, left, number, at = NOTHING_YET, None, 0, 0.0
+    sending = False
     try:
-        mail = await preparing
-        while True:
+        left = await preparing
+        while left is not None:
             async with lease() as session:
-                fresh = session.uses == 0
-                outcome, silent = await session.send(mail, message, until)
-            if fresh or not silent or not isinstance(outcome.error, ChannelLost | ServiceClosing):
-                break
+                sending = True
+                outcome, left = await session.send(left, message, until, outcome)
+                sending = False
     except SMTPError as error:
-        outcome = error.outcome = Outcome(item=message, error=error)
+        ended = error.outcome = Outcome(item=message, error=error)
+        outcome = merged(left.envelope, outcome, ended) if left is not None else ended
+    except BaseException:
+        if left is not None and (outcome.accepted or outcome.refused) and not sending:  # else the session has told
+            lost = Outcome(item=message, error=ChannelLost("given up before all of its recipients were said"))
+            announce(observers, merged(left.envelope, outcome, lost), session=0, at=0.0)
+        raise
     else:
         number, at = session.number, session.channel.stream.now()
     if observers.heard:

@@ -19,6 +19,7 @@ from smtpkit.message.message import prepare
 from smtpkit.observers import Observers
 from smtpkit.options import OptionKeywords, Options
 from smtpkit.pace import Pace
+from smtpkit.pool import retired
 from smtpkit.protocol import procedures
 from smtpkit.protocol.reply import Reply
 from smtpkit.protocol.steps import Procedure
@@ -68,6 +69,7 @@ class SyncClient:
         self._lock = threading.Lock()
         self._turn: int | None = None  # the thread whose turn it is
         self._session: Session | None = None
+        self._rested = 0.0  # since when it has not been used
         self._opened = 0
         self._known = Known()
         self._habits = Habits()
@@ -241,20 +243,23 @@ class SyncClient:
         if session.broken:
             session.abort("broken")
         elif self._session is None and not self._closed:
-            self._session = session
+            self._session, self._rested = session, time.monotonic()
         else:
             await session.close()
 
     async def _take(self, until: float | None) -> Session:
-        session = self._session
-        if session is None or not session.usable:
-            if session is not None:
-                session.abort("dead or broken")
+        session, options = self._session, self.options
+        if session is not None:
+            now = time.monotonic()
+            if not retired(session, self._rested, now, lifetime=options.lifetime, idle=options.idle) and session.usable:
+                return session
             self._session = None
-            session = self._session = await self._open(until)
-        return session
+            await session.leave()
+        self._session = await self._open(until)
+        return self._session
 
     def _give_back(self) -> None:
+        self._rested = time.monotonic()
         if self._session is not None and self._session.broken:
             self._session.abort("broken")
             self._session = None

@@ -46,6 +46,7 @@ from typing import Any, Literal, NamedTuple, Self, TypeVar
 
 import smtpkit.testing
 from smtpkit.errors import ChannelLost, NotSupported, Outcome, Refused, SMTPError, TimedOut, TLSError
+from smtpkit.message.message import Prepared
 from smtpkit.observers import Observers
 from smtpkit.options import Options
 from smtpkit.protocol import procedures
@@ -469,14 +470,6 @@ class SocketPeer:
 # The client's side
 
 
-class Mail(NamedTuple):
-    """What a session asks of a prepared mail."""
-
-    envelope: Envelope
-    mail_data: MailData
-    message_id: str | None = None
-
-
 class PureSession(Session):
     """A session for which TLS is a marker."""
 
@@ -564,7 +557,7 @@ async def _perform(part: Part, session: Session) -> list[str]:
     try:
         match verb:
             case "send":
-                outcome, _ = await session.send(_mail(part, session.options), None, None)  # type: ignore[arg-type]  # all it asks of a mail
+                outcome, _ = await session.send(_mail(part, session.options), None, None)
                 return list(_results(outcome))
             case "verify":
                 return [f"reply {await session.perform(procedures.verify(text))}"]
@@ -581,7 +574,7 @@ async def _perform(part: Part, session: Session) -> list[str]:
         return [_told(error)]
 
 
-def _mail(part: Part, options: Options) -> Mail:
+def _mail(part: Part, options: Options) -> Prepared:
     """The mail of a send."""
     paths: list[ForwardPath] = []
     sender, given, unknown = "", {}, False
@@ -598,7 +591,7 @@ def _mail(part: Part, options: Options) -> Mail:
     utf8 = not (sender.isascii() and all(path.address.isascii() for path in paths))
     envelope = Envelope(sender, tuple(paths), utf8, given.get("ret"), given.get("envid"))
     data = MailData(lambda: part.mail, one_shot=True) if unknown else MailData.of(b"".join(part.mail))
-    return Mail(envelope, data)
+    return Prepared(envelope, data, None, None)
 
 
 def _results(outcome: Outcome) -> Iterator[str]:

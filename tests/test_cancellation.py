@@ -93,8 +93,8 @@ async def test_a_send_cancelled_at_every_await(way: str, *, fresh: bool) -> None
                     if told.outcome.in_doubt:
                         assert isinstance(told.outcome.error, InDoubt)
                 assert settled or not server.received
-                assert "0 busy" in repr(client)
-                assert "0 waiting" in repr(client)
+                assert "0 sessions busy" in repr(client)
+                assert "0 tasks waiting" in repr(client)
                 outcome = await client.send(MAIL)
                 assert outcome.accepted == ("bob@example.com",)
             assert nth > 1
@@ -111,6 +111,6 @@ async def test_a_waiter_cancelled_at_every_await() -> None:
                     tasks.start_soon(client.send, MAIL)
                     tasks.start_soon(Steps(nth).run, client.send(MAIL))
                     tasks.start_soon(client.send, MAIL)
-                assert "0 busy" in repr(client)
-                assert "0 waiting" in repr(client)
+                assert "0 sessions busy" in repr(client)
+                assert "0 tasks waiting" in repr(client)
             assert (await client.send(MAIL)).accepted == ("bob@example.com",)

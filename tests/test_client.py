@@ -83,7 +83,7 @@ async def test_a_hundred_tasks(server: Server) -> None:
         async with anyio.create_task_group() as tasks:
             for number in range(100):
                 tasks.start_soon(client.send, numbered(number))
-        assert repr(client).endswith("0 busy, 4 idle, 0 waiting, of 4>>")
+        assert repr(client).endswith(": 0 sessions busy, 4 idle, 0 tasks waiting, at most 4>")
     assert_received_once(server, 100)
     assert len(server.sessions) == 4
     assert all(session.said("C")[-1] == b"QUIT" for session in server.sessions)
@@ -128,9 +128,9 @@ async def test_closed_while_busy() -> None:
             await connected.wait()
             tasks.start_soon(send, "waiting")
             await anyio.wait_all_tasks_blocked()
-            assert repr(client).endswith("2 busy, 0 idle, 1 waiting, of 2>>")
+            assert repr(client).endswith(": 2 sessions busy, 0 idle, 1 task waiting, at most 2>")
             await client.aclose()
-        assert repr(client).endswith("0 busy, 0 idle, 0 waiting, of 2>>")
+        assert repr(client).endswith(": 0 sessions busy, 0 idle, 0 tasks waiting, at most 2>")
     assert {name: type(error) for name, error in errors.items()} == {
         "spoken": InDoubt,
         "opening": UsageError,
@@ -308,7 +308,7 @@ async def test_wait_for_a_session_is_limited() -> None:
             await held.wait()
             with pytest.raises(TimedOut, match="no session became free") as caught:
                 await client.send(numbered(1))
-            assert repr(client).endswith("1 busy, 0 idle, 0 waiting, of 1>>")
+            assert repr(client).endswith(": 1 session busy, 0 idle, 0 tasks waiting, at most 1>")
             tasks.cancel_scope.cancel()
     assert caught.value.limit == "connect"
     assert caught.value.transient

@@ -95,7 +95,7 @@ async def test_left_early(listed: bool) -> None:  # noqa: FBT001
             together = [*sent, *outcomes.unsent]
             assert together == items[: len(together)]
             assert len(together) == COUNT or not listed
-            assert "0 busy" in repr(client)
+            assert "0 sessions busy" in repr(client)
 
 
 @pytest.mark.anyio
@@ -141,7 +141,7 @@ async def test_cancelled() -> None:
                 async with client.send_many(mails(9)) as outcomes:
                     async for _ in outcomes:
                         pass
-            assert "0 busy" in repr(client)
+            assert "0 sessions busy" in repr(client)
     doubtful = [event.outcome for event in told if event.outcome.in_doubt]
     assert [outcome.item.sender for outcome in doubtful] == ["s1@example.com"]
     assert isinstance(doubtful[0].error, InDoubt)

@@ -192,7 +192,7 @@ def test_terminals(verb: Verb, *, offered: bool) -> None:
     async def send(options: Options) -> Outcome:
         async with opened(options, BLOCKING) as session:
             mail = await prepare(MAIL, run=run_inline)
-            outcome, _ = await session.send(mail, None, None, verb=verb)
+            outcome, _ = await session.transact(mail, None, None, verb=verb)
             return outcome
 
     extensions = ("PIPELINING", *(verb for verb in OPENINGS if offered and verb != "MAIL"))
@@ -214,9 +214,9 @@ def test_reset_on_demand() -> None:
     async def send(options: Options) -> None:
         async with opened(options, BLOCKING) as session:
             mail = await prepare(MAIL, run=run_inline)
-            await session.send(mail, None, None)
-            await session.send(mail, None, None, reset=True)
-            await session.send(mail, None, None)
+            await session.transact(mail, None, None)
+            await session.transact(mail, None, None, reset=True)
+            await session.transact(mail, None, None)
 
     with Server() as server:
         drive(send(Options.of(server.url, tls="none")))

@@ -397,7 +397,7 @@ class Work:
         reset = self.settings.send_rset and self._mails > 0
         self._mails += 1
         prepared = mail.prepared
-        outcome, _ = await session.send(prepared, prepared.item, self._until, verb=verb, reset=reset)
+        outcome, _ = await session.transact(prepared, prepared.item, self._until, verb=verb, reset=reset)
         self.outcome = outcome
         required = {path.address for path in prepared.envelope.forward_paths if path.required}
         for path, reply in outcome.refused.items():

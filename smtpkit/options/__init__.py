@@ -183,6 +183,8 @@ class Options:
     newlines: Newlines = field(default="normalize", metadata=row(choice(Newlines), "mend or refuse bare CR and LF"))
     on_refused: OnRefused = field(default="continue", metadata=row(choice(OnRefused), "when a recipient is refused"))
     connections: int = field(default=8, metadata=row(COUNT, "how many sessions at a time at most"))
+    lifetime: float = field(default=300.0, metadata=row(SECONDS, "how long a session is used for further mails"))
+    idle: float = field(default=60.0, metadata=row(SECONDS, "how long a session may have rested that is used again"))
     local_address: str | None = field(default=None, metadata=row(ADDRESS, "where connections come from"))
     local_port: int = field(default=0, metadata=row(PORT, "the port connections come from"))
     family: Family = field(default="any", metadata=row(choice(Family), "which addresses of the server are used"))
@@ -329,6 +331,8 @@ class OptionKeywords(TypedDict, total=False):
     newlines: Newlines
     on_refused: OnRefused
     connections: int
+    lifetime: float
+    idle: float
     local_address: str | None
     local_port: int
     family: Family

@@ -261,6 +261,7 @@ class Worker:
                 with anyio.CancelScope(shield=True):
                     await self._break_off(entry, self._heard[path])
                 raise
+            begun = begun or bool(outcome.accepted or outcome.refused)  # by a session before the last
             if begun:
                 self._outages = 0
             else:

@@ -90,3 +90,24 @@ def test_arguments_are_cut() -> None:
     assert len(offered("X-THING " + "x" * 500).keywords["X-THING"]) == LONGEST_ARGUMENT
     assert len(offered(*["X-THING " + "x" * 100] * 9).keywords["X-THING"]) == LONGEST_ARGUMENT
     assert len(offered("AUTH " + " ".join(f"MECHANISM{n}" for n in range(99))).mechanisms) == 99
+
+
+LIMITS = [
+    ((), {}),
+    (("LIMITS",), {}),
+    (("LIMITS MAILMAX=5 RCPTMAX=20 RCPTDOMAINMAX=1",), {"MAILMAX": 5, "RCPTMAX": 20, "RCPTDOMAINMAX": 1}),
+    (("limits rcptmax=20",), {"RCPTMAX": 20}),
+    (("LIMITS RCPTMAX=999999",), {"RCPTMAX": 999_999}),
+    (("LIMITS RCPTMAX=1000000 MAILMAX=3",), {"MAILMAX": 3}),
+    (("LIMITS RCPTMAX=0 MAILMAX=01",), {}),
+    (("LIMITS RCPTMAX=-5 MAILMAX= RCPTDOMAINMAX",), {}),
+    (("LIMITS RCPTMAX=\u0665 MAILMAX=5x",), {}),
+    (("LIMITS XRCPTMAX=5 RCPTMAX.=5 SOMETHING=else MAILMAX=7 FLAG",), {"MAILMAX": 7}),
+    (("LIMITS RCPTMAX=20 RCPTMAX=10", "LIMITS RCPTMAX=30"), {"RCPTMAX": 10}),
+]
+
+
+@pytest.mark.parametrize(("lines", "limits"), LIMITS)
+def test_limits(lines: tuple[str, ...], limits: dict[str, int]) -> None:
+    """Three limits are known, of one to six digits and over 0; the rest is ignored (RFC 9422)."""
+    assert offered(*lines).limits == limits

@@ -149,6 +149,7 @@ class Client:
             pace=self._pace,
             now=time.monotonic,
             rest=anyio.sleep,
+            observers=self._observers,
         )
         lane = partial(
             Lane,

@@ -478,15 +478,12 @@ class Session:
         """
         one_shot, most = mail.mail_data.one_shot, inf
         while True:
-            part = mail
-            if most < inf or self.offered.limits:
-                try:
-                    fitting = self._part(mail, most)
-                except NotSupported as error:
-                    return merged(mail.envelope, before, outcome_of(error, mail, item)), None
-                if fitting is None or (before is not NOTHING_YET and self.spent):
-                    return before, mail
-                part = fitting
+            try:
+                part = self.part(mail, most)
+            except NotSupported as error:
+                return merged(mail.envelope, before, outcome_of(error, mail, item)), None
+            if part is None or (before is not NOTHING_YET and self.spent):
+                return before, mail
             fresh = self.uses == 0
             outcome, silent = await self.transact(part, item, until, before=before)
             if silent and not fresh and isinstance(outcome.error, ChannelLost | ServiceClosing):
@@ -503,8 +500,10 @@ class Session:
             if self.broken:
                 return before, mail
 
-    def _part(self, mail: "Prepared", most: float) -> "Prepared | None":
+    def part(self, mail: "Prepared", most: float) -> "Prepared | None":
         """What goes in the next transaction; None if nothing can in this session. Raises NotSupported."""
+        if most == inf and not self.offered.limits:
+            return mail
         one_shot = mail.mail_data.one_shot
         envelope = first(mail.envelope, self.offered, one_shot=one_shot, named=self._named, most=most)
         self._turned_away = envelope is None

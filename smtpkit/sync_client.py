@@ -122,6 +122,7 @@ class SyncClient:
             pace=self._pace,
             now=time.monotonic,
             rest=_sleep,
+            observers=self._observers,
         )
         lane = Lane(
             intake,
@@ -320,7 +321,7 @@ class SyncOutcomes:
 
     def __exit__(self, *_: object) -> None:
         self._drive(self._lane.leave(self._limit))
-        self._intake.close()
+        self._lane.settled += self._intake.close()
 
     def __iter__(self) -> Self:
         return self

@@ -69,6 +69,7 @@ class Host:
             pace=pace or Pace(mail_rate=None, domain_rate=None, domain_connections=None),
             now=lambda: self.clock,
             rest=self.rest,
+            observers=talk.observers,
         )
         return Lane(
             self.intake,
@@ -83,7 +84,7 @@ class Host:
     async def lease(self) -> AsyncGenerator[Session]:
         """The session there is, or a new one."""
         self.refuse()
-        if self.session is None or not self.session.usable:
+        if self.session is None or not self.session.usable or self.session.spent:
             script = self.scripts[min(len(self.talks), len(self.scripts) - 1)]
             self.talks.append(Talk(script, self.options, **({} if self.talks else self.stream)))
             self.session = self.talks[-1].open()
@@ -641,3 +642,72 @@ def test_mails_that_wait_for_their_turn_are_bounded_and_listed() -> None:
     run(bulk.leave(5.0))
     host.intake.close()
     assert [first.item, *(outcome.item for outcome in bulk.settled), *host.intake.unsent] == taken
+
+
+MANY = [f"r{number}@example.com" for number in range(7)]
+
+
+def to_many(number: int) -> Mail:
+    """A mail to seven."""
+    return Mail(mail(number).message, f"s{number}@example.com", MANY)
+
+
+@pytest.mark.parametrize("chunking", ["always", "never"])
+@pytest.mark.parametrize(
+    "script",
+    [
+        Script(extensions=("PIPELINING", "CHUNKING", "LIMITS RCPTMAX=3")),
+        Script(replies={"RCPT": ["250 ok"] * 3 + ["452 4.5.3 too many"] * 4 + ["250 ok"] * 90}),
+    ],
+    ids=["announced", "shown"],
+)
+def test_more_recipients_than_the_server_takes(script: Script, chunking: Any) -> None:
+    """They go in further transactions of the same session, before the next mail, and the mail has one outcome."""
+    items = [to_many(number) for number in range(3)]
+    host = Host(script, options={"chunking": chunking})
+    found = outcomes(host.bulk(items, habits=Habits(**PROVEN)))
+    assert sorted(outcome.item.sender for outcome in found) == ["s0@example.com", "s1@example.com", "s2@example.com"]
+    assert all(sorted(outcome.accepted) == MANY and not outcome.refused for outcome in found)
+    assert [event.outcome for event in host.told] == found
+    assert len(host.talks) == 1
+    for item in items:
+        paths = [path for one in host.talks[0].received if one.reverse_path == item.sender for path in one.paths]
+        assert sorted(paths) == MANY
+
+
+def test_a_session_that_dies_between_two_transactions_of_a_mail() -> None:
+    """Who has the mail does not get it again: the others do, over the next session."""
+    limited = ("PIPELINING", "CHUNKING", "LIMITS RCPTMAX=3")
+    dies = Script(extensions=limited, replies={"RCPT:r4@example.com": Fault("close")})
+    host = Host(dies, Script(extensions=limited), options={"chunking": "never"})
+    found = outcomes(host.bulk([to_many(0)]))
+    assert [sorted(outcome.accepted) for outcome in found] == [MANY]
+    assert sorted(path for talk in host.talks for one in talk.received for path in one.paths) == MANY
+
+
+def test_left_between_two_transactions_of_a_mail() -> None:
+    """A mail that some have is not unsent: its outcome says who has it, and the error why the others do not."""
+    host = Host(Script(extensions=("PIPELINING", "LIMITS RCPTMAX=3")))
+    bulk = host.bulk([to_many(0), to_many(1)])
+    settle = bulk._settle
+
+    async def stopping() -> None:
+        await settle()
+        host.intake.stop()
+
+    bulk._settle = stopping  # type: ignore[method-assign]
+    assert run(bulk.next()) is None
+    (outcome,) = host.intake.close()
+    assert outcome.accepted == tuple(MANY[:3])
+    assert isinstance(outcome.error, ChannelLost)
+    assert [event.outcome for event in host.told] == [outcome]
+    assert host.intake.unsent[-1].sender == "s1@example.com"
+
+
+def test_a_session_takes_no_more_mails_than_the_server_allows() -> None:
+    """MAILMAX (RFC 9422): the next mail goes over another session, also within a window."""
+    items = [mail(number) for number in range(10)]
+    host = Host(Script(extensions=("PIPELINING", "CHUNKING", "LIMITS MAILMAX=4")))
+    found = outcomes(host.bulk(items, habits=Habits(**PROVEN), window=8))
+    agree(host, items, found)
+    assert [len(talk.received) for talk in host.talks] == [4, 4, 2]

@@ -11,11 +11,13 @@ from heapq import heappop, heappush
 from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from smtpkit.errors import InvalidMail, Outcome, SMTPError, UsageError
+from smtpkit.errors import ChannelLost, InvalidMail, Outcome, SMTPError, UsageError
 from smtpkit.message.message import Prepared, Runner, prepare
+from smtpkit.observers import Observers
 from smtpkit.options import Options
 from smtpkit.pace import Pace
-from smtpkit.session import outcome_of
+from smtpkit.protocol.recipients import merged
+from smtpkit.session import NOTHING_YET, announce, outcome_of
 from smtpkit.turns import domains_of
 
 if TYPE_CHECKING:
@@ -97,13 +99,19 @@ def prepared(mail: Mail, *, options: Options, run: Runner) -> Coroutine[Any, Any
 
 
 class Entry:
-    """A mail on its way: how often it was what a session was busy with when it died, and its transaction."""
+    """A mail on its way, less the recipients that were served ``before``; its transaction is with a ``part`` of it.
 
-    __slots__ = ("attempts", "begun", "domains", "item", "mail", "overlaps", "started")
+    ``attempts``: how often it was what a session was busy with when it died. ``most``: how many recipients the server
+    takes at once, as it has shown.
+    """
+
+    __slots__ = ("attempts", "before", "begun", "domains", "item", "mail", "most", "overlaps", "part", "started")
 
     def __init__(self, item: Any, mail: Prepared) -> None:
         self.item = item
-        self.mail = mail
+        self.mail = self.part = mail
+        self.before = NOTHING_YET
+        self.most = inf
         self.domains: frozenset[str] = frozenset()  # whose turn it holds
         self.attempts = 0
         self.begun = 0.0
@@ -126,6 +134,7 @@ class Intake:
         pace: Pace,
         now: Callable[[], float],
         rest: Callable[[float], Awaitable[None]],
+        observers: Observers,
     ) -> None:
         self.unsent: list[Any] = []
         self._feed = feed
@@ -133,6 +142,7 @@ class Intake:
         self._pace = pace
         self._now = now
         self._rest = rest
+        self._observers = observers
         self._again: deque[Entry] = deque()  # in the order in which they came
         self._late: list[tuple[float, int, Entry]] = []  # a heap: when to ask for its turn, in the order of coming
         self._count = 0
@@ -193,13 +203,26 @@ class Intake:
         if fault is not None:
             raise fault
 
-    def close(self) -> None:
-        """List what was not sent, once all that was handed out is settled or put back."""
+    def close(self) -> list[Outcome]:
+        """List what was not sent, once all that was handed out is settled or put back.
+
+        Returns the outcomes of mails that some of their recipients have, and the others were to get next.
+        """
+        halves = []
         late = [entry for _, _, entry in sorted(self._late, key=lambda one: one[1])]
-        self.unsent += [entry.item for entry in (*self._again, *late)]
+        for entry in (*self._again, *late):
+            if entry.before is NOTHING_YET:
+                self.unsent.append(entry.item)
+                continue
+            why = ChannelLost("given up before all recipients were named")
+            outcome = merged(entry.mail.envelope, entry.before, outcome_of(why, entry.mail, entry.item))
+            if self._observers.heard:
+                announce(self._observers, outcome, session=0, at=self._now())
+            halves.append(outcome)
         self._again.clear()
         self._late.clear()
         self.unsent += self._feed.rest()
+        return halves
 
     def _due(self) -> Entry | None:
         """A mail whose turn has come, of those that are here."""

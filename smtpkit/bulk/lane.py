@@ -8,6 +8,7 @@ reported and not tried again. Failures are outcomes. The memory is that of the w
 from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from typing import Protocol
 
 from smtpkit.bulk.intake import Entry, Intake
@@ -26,7 +27,8 @@ from smtpkit.message.message import Prepared
 from smtpkit.observers import Observers
 from smtpkit.options import Options
 from smtpkit.protocol import procedures
-from smtpkit.session import Session, announce, outcome_of, settled, unheard
+from smtpkit.protocol.recipients import merged, rest, taken
+from smtpkit.session import NOTHING_YET, Session, announce, outcome_of, settled, unheard
 from smtpkit.window import MOST, Habits, Window
 
 MOST_ATTEMPTS = 2
@@ -142,11 +144,12 @@ class Lane:
             return True
         if self._flying[0].started.ended or self._probe is not None:
             return False  # what is settled is handed out first
-        return self._window.has_room(len(self._flying), self._octets) and not self._is_over_time()
+        return self._window.has_room(len(self._flying), self._octets) and not self._is_over(self._session)
 
-    def _is_over_time(self) -> bool:
-        """Do others wait for the session, and has it been here for long?"""
-        return self._crowded() and self._now() - self._since > TURN
+    def _is_over(self, session: Session) -> bool:
+        """Is the session to be given back, as it is used up, or old, or has been here for long and others wait?"""
+        held = session.channel.stream.now() - self._since
+        return session.spent or held > self._options.lifetime or (held > TURN and self._crowded())
 
     async def _take(self, *, wait: bool) -> Entry | None:
         """The next mail that can be sent, or None where there is none now."""
@@ -164,20 +167,26 @@ class Lane:
     async def _begin(self, entry: Entry) -> None:
         """Say a mail behind those that are in flight. Raises SMTPError where there is no session for it."""
         try:
-            if self._session is not None and not self._flying and (self._is_over_time() or not self._session.usable):
-                await self._release()  # it ended while nothing was under way, or others are to have it
+            session = self._session
+            if session is not None and not self._flying and (self._is_over(session) or not session.usable):
+                await self._release()  # or it ended while nothing was under way
             session = self._session or await self._enter()
         except BaseException as error:
             if not isinstance(error, SMTPError):
                 self._intake.put_back([entry])
             raise
-        chunked = self._is_chunked(session, entry.mail)
+        part = session.part(entry.mail, entry.most)
+        if part is None:
+            self._intake.put_back([entry])
+            return
+        entry.part = part
+        chunked = self._is_chunked(session, part)
         entry.overlaps = bool(self._flying)
         reset = session.left_open or entry.overlaps
-        entry.started = session.transaction(entry.mail, entry.item, chunked=chunked, reset=reset)
+        entry.started = session.transaction(part, entry.item, chunked=chunked, reset=reset)
         entry.begun = self._now()
         self._flying.append(entry)
-        self._octets += entry.mail.mail_data.size or 0
+        self._octets += part.mail_data.size or 0
         try:
             await session.channel.start(entry.started)
             if self._window.untried and not entry.overlaps:
@@ -199,7 +208,7 @@ class Lane:
         session, entry = self._session, self._flying[0]
         assert session is not None
         try:
-            outcome = await session.settle(entry.started, entry.mail)
+            outcome = await session.settle(entry.started, entry.part)
             self._window.settled(self._now() - entry.begun)
             if self._probe is not None and not session.channel.over:
                 await self._hear_probe(session, self._probe)
@@ -212,7 +221,22 @@ class Lane:
         self._flying.popleft()
         self._octets -= entry.mail.mail_data.size or 0
         self._reused = True
-        self._tell(outcome, entry)
+        if entry.part is not entry.mail or outcome.refused:
+            self._go_on(entry, outcome)
+        else:
+            self._tell(outcome, entry)
+
+    def _go_on(self, entry: Entry, outcome: Outcome) -> None:
+        """Tell of a mail, or put it back for the recipients that are left: this session takes it next."""
+        whole, part, one_shot = entry.mail.envelope, entry.part.envelope, entry.mail.mail_data.one_shot
+        left = rest(whole, part, outcome, one_shot=one_shot)
+        if left is None:
+            self._tell(outcome, entry)
+            return
+        entry.before = merged(whole, entry.before, outcome)
+        entry.most = min(entry.most, taken(part, outcome))
+        entry.mail = replace(entry.mail, envelope=left)
+        self._intake.put_back([entry])
 
     async def _hear_probe(self, session: Session, probe: Started[bool]) -> None:
         """Learn from the reply to a probe, or from its lack, behind a mail that was settled."""
@@ -243,7 +267,7 @@ class Lane:
         again: list[Entry] = []
         busy = blame  # it was busy with the first of them that is not settled
         for entry in self._flying:
-            outcome = settled(entry.started, entry.mail)
+            outcome = settled(entry.started, entry.part)
             error = outcome.error
             if outcome.in_doubt or not isinstance(error, _DEATHS):
                 busy = busy and error is None
@@ -290,6 +314,8 @@ class Lane:
 
     def _tell(self, outcome: Outcome, entry: Entry | None = None) -> None:
         if entry is not None:
+            if entry.before is not NOTHING_YET:
+                outcome = merged(entry.mail.envelope, entry.before, outcome)
             self._intake.settled(entry, outcome)
         if self._observers.heard:
             number = self._session.number if self._session is not None else 0

@@ -101,7 +101,7 @@ class Outcomes:
             try:
                 await self._tasks.__aexit__(None, None, None)
             finally:
-                self._intake.close()
+                self._settled += self._intake.close()
 
     def __aiter__(self) -> Self:
         return self

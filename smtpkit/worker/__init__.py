@@ -12,9 +12,9 @@ import os
 import random
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from smtpkit.errors import InvalidMail, Outcome, SMTPError, SpoolError, UsageError
 from smtpkit.events import Attempted, Settled
@@ -24,7 +24,7 @@ from smtpkit.options import Options
 from smtpkit.retry import Retry
 from smtpkit.session import Session, deliver
 from smtpkit.spool import Entry, Spool, Unfit
-from smtpkit.transport.connect import run_in_worker
+from smtpkit.transport.connect import run_in_worker, run_to_its_end
 from smtpkit.worker.settling import Plan, attempts_of, carry_out, planned, prepared, put_back, unrefused
 
 if TYPE_CHECKING:
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     import anyio.abc
 
     from smtpkit.message.message import DSN
-
-T = TypeVar("T")
 
 BRIEFLY = 0.05  # seconds between two looks for what is due, at least
 GRACE = 30.0  # seconds for what is in flight when the worker is stopped
@@ -73,6 +71,7 @@ class Worker:
         self._down: SMTPError | None = None  # no session can be had
         self._outages = 0  # in a row
         self._known: set[str] = set()  # files that cannot be settled, and were told of
+        self._taken: set[Entry] = set()  # and not settled yet
         self._heard: dict[str, Outcome] = {}  # of what is in flight, as far as it is known
         self._scope: anyio.CancelScope | None = None
         self._bell: anyio.Event
@@ -125,20 +124,32 @@ class Worker:
         self._outages = 0
         self._bell = anyio.Event()
         self._slots = anyio.Semaphore(self._options.connections)
-        with anyio.CancelScope() as self._scope:
+        with ExitStack() as ends, anyio.CancelScope() as self._scope:
+            ends.callback(self._end_of_work)
+            ends.callback(self._observers.on(Settled, self._hear))
+            directory = ExitStack()
             try:
-                self._spool = await _disk(partial(Spool, self._directory))
-                quiet = self._observers.on(Settled, self._hear)
-                try:
-                    async with anyio.create_task_group() as tasks:
-                        yield tasks
-                finally:
-                    quiet()
-                    await _disk(self._spool.close)
+                await run_to_its_end(partial(directory.enter_context, self._opened()))
+                async with anyio.create_task_group() as tasks:
+                    yield tasks
             finally:
-                self._scope, self._stopping = None, False
+                await run_to_its_end(directory.close)
         if self._fault is not None:
             raise self._fault
+
+    @contextmanager
+    def _opened(self) -> Iterator[None]:
+        """The directory is open, for the time of a block; what was taken by its end and not begun is put back."""
+        with Spool(self._directory) as self._spool, ExitStack() as left:
+            try:
+                yield
+            finally:
+                while self._taken:
+                    entry = left.enter_context(self._taken.pop())
+                    left.callback(put_back, entry)
+
+    def _end_of_work(self) -> None:
+        self._scope, self._stopping = None, False
 
     async def _go_on(self, *, patient: bool) -> bool:
         """Is there more to do? Waits where an outage has to be waited for."""
@@ -174,7 +185,7 @@ class Worker:
     async def _rest_until_due(self) -> bool:
         """Wait until the first of what is put off may be due, or for a stop; False if nothing is queued."""
         try:
-            files = await _disk(self._spool.files)
+            files = await run_to_its_end(self._spool.files)
         except SpoolError as error:
             self._end(error)
             return False
@@ -206,24 +217,40 @@ class Worker:
 
     async def _take(self, claimed: Iterator[Entry | Unfit]) -> Entry | Unfit | None:
         """The next file, unless there is none, or a reason to stop."""
+
+        def claim() -> Entry | Unfit | None:
+            taken = next(claimed, None)
+            if isinstance(taken, Entry):
+                self._taken.add(taken)
+            return taken
+
         while not self._halted:
             try:
-                taken: Entry | Unfit | None = await _disk(partial(next, claimed, None))
-                if isinstance(taken, Entry) and self._halted:  # meanwhile
-                    await _disk(partial(put_back, taken))
-                    break
-                if isinstance(taken, Entry) and not unrefused(taken):  # a crash came between writing it down and this
-                    said = SMTPError(str(taken.notes.get("said")))
-                    await self._carry_out(taken, Plan("failed", (), taken.notes), Outcome(item=taken.path, error=said))
-                    continue
+                taken = await run_to_its_end(claim)
+                if not isinstance(taken, Entry) or await self._is_to_be_tried(taken):
+                    return taken
             except SpoolError as error:
                 self._end(error)
-                break
-            if isinstance(taken, Entry) and self._is_over(taken):
-                taken.leave()
-                continue
-            return taken
         return None
+
+    async def _is_to_be_tried(self, entry: Entry) -> bool:
+        """Is a file that was taken to be sent now? Otherwise it is settled. Raises SpoolError."""
+        if unrefused(entry) and not (self._halted or self._is_over(entry)):
+            return True
+        try:
+            if self._halted:  # meanwhile
+                await run_to_its_end(partial(put_back, entry))
+            elif not unrefused(entry):  # a crash came between writing that down and what follows from it
+                said = SMTPError(str(entry.notes.get("said")))
+                await self._carry_out(entry, Plan("failed", (), entry.notes), Outcome(item=entry.path, error=said))
+        finally:
+            self._let_go(entry)
+        return False
+
+    def _let_go(self, entry: Entry) -> None:
+        """Have done with an entry, settled or in doubt."""
+        self._taken.discard(entry)
+        entry.leave()
 
     def _is_over(self, entry: Entry) -> bool:
         """Is it in doubt after its last attempt? Then it stays so, for a human."""
@@ -237,8 +264,6 @@ class Worker:
 
     async def _attempt(self, entry: Entry) -> None:
         """Send a mail, and settle its file."""
-        import anyio
-
         path, begun = entry.path, False
         self._heard[path] = Outcome()
 
@@ -258,8 +283,7 @@ class Worker:
             except SMTPError as error:
                 outcome = error.outcome or Outcome(item=path, error=error)
             except BaseException:
-                with anyio.CancelScope(shield=True):
-                    await self._break_off(entry, self._heard[path])
+                await self._break_off(entry, self._heard[path])
                 raise
             if begun:
                 self._outages = 0
@@ -270,7 +294,7 @@ class Worker:
             self._end(error)
         finally:
             del self._heard[path]
-            entry.leave()
+            self._let_go(entry)
             self._slots.release()
 
     def _hear(self, event: Settled) -> None:
@@ -282,7 +306,7 @@ class Worker:
         if outcome.accepted or outcome.in_doubt:
             await self._settle(entry, outcome, begun=True)
         else:
-            await _disk(partial(put_back, entry))
+            await run_to_its_end(partial(put_back, entry))
 
     async def _settle(self, entry: Entry, outcome: Outcome, *, begun: bool) -> None:
         """Settle the file of a mail, and tell of it. Raises SpoolError."""
@@ -295,14 +319,17 @@ class Worker:
 
     async def _carry_out(self, entry: Entry, plan: Plan, outcome: Outcome) -> None:
         """Settle a file as planned, and tell of it. Raises SpoolError."""
-        state: Any = plan.state
+        state: Any = None
+
+        def settle() -> None:
+            nonlocal state
+            carry_out(entry, plan, keep=self._keep)
+            state = plan.state
+
         try:
-            await _disk(partial(carry_out, entry, plan, keep=self._keep))
-        except SpoolError:
-            state = entry.path.rpartition(".")[2]
-            raise
+            await run_to_its_end(settle)
         finally:
-            self._tell(entry.path, state, outcome, plan)
+            self._tell(entry.path, state or entry.path.rpartition(".")[2], outcome, plan)
 
     def _tell(self, path: str, state: Any, outcome: Outcome, plan: Plan | None = None) -> None:
         attempts, until = (attempts_of(plan.notes), plan.until) if plan is not None else (0, None)
@@ -343,14 +370,4 @@ async def enqueue(
         with Spool(directory) as spool:
             return spool.add(mail.envelope, mail.mail_data, message_id=mail.message_id)
 
-    return await _disk(add)
-
-
-async def _disk(function: Callable[[], T]) -> T:
-    """Run what blocks on the disk in a worker thread, to its end, whatever has been cancelled meanwhile."""
-    import anyio
-    import anyio.to_thread
-
-    with anyio.CancelScope(shield=True):
-        result = await anyio.to_thread.run_sync(function)
-    return result  # noqa: RET504  a scope may swallow what is raised in it
+    return await run_to_its_end(add)

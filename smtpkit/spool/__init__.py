@@ -41,6 +41,7 @@ from smtpkit.spool.file import Content, read, write
 from smtpkit.spool.listed import Listed, look
 
 _NAME = re.compile(r"([0-9A-Za-z_-]{1,64})\.(writing|queued|sending)")
+_STATES = ("queued", "sending", "sent", "failed")
 _EVERYWHERE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}  # the next file would fare no better
 
 
@@ -75,6 +76,11 @@ class Spool:
     def close(self) -> None:
         """Let go of the directory; entries not settled cannot be settled any more."""
         self._directory.close()
+
+    def check_place(self) -> None:
+        """Raise SpoolError where the path does not mean this directory any more: what comes there is not seen here."""
+        with self._directory.told("it was moved or removed; begin anew, in the one that is to be used"):
+            self._directory.check_named()
 
     def add(self, envelope: Envelope, mail_data: MailData, *, message_id: str | None = None) -> str:
         """Queue a mail, and return the path of its file: it is on the disk then, and survives a power cut.
@@ -131,8 +137,9 @@ class Spool:
                 if now is not None and state == "queued" and is_put_off(file, now):
                     return None
                 content = read(file)
-                if state == "queued":
-                    directory.check_free(f"{name}.sending")
+                for other in _STATES:
+                    if other != state:
+                        directory.check_free(f"{name}.{other}")
             except InvalidMail as why:
                 return self._set_aside(name, state, why)
             except OSError as fault:

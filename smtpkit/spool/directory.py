@@ -22,6 +22,7 @@ _ADVICE = {
     errno.EACCES: "this user must be allowed to read and to write there",
     errno.EDQUOT: "make room in the quota and try again",
     errno.EEXIST: "two files of one mail lie there; take one away",
+    errno.EFBIG: "this process may not write files of that size; raise its limit (ulimit -f)",
     errno.EIO: "the disk fails; see the kernel's log",
     errno.EMFILE: "this process has too many files open; raise its limit (ulimit -n)",
     errno.ENFILE: "the system has too many files open",
@@ -44,6 +45,11 @@ class Directory:
             closed, self._fd = self._fd, -1
             with suppress(OSError):  # it says nothing about what was done
                 os.close(closed)
+
+    def check_named(self) -> None:
+        """Raise OSError unless its path means it still."""
+        if not os.path.samestat(os.stat(self._path), os.fstat(self._fd)):  # noqa: PTH116  as it was given
+            raise FileNotFoundError(errno.ENOENT, "another directory has its name")
 
     def names(self) -> list[str]:
         """What is in it."""

@@ -17,7 +17,7 @@ from smtpkit.protocol.envelope import Envelope, ForwardPath
 from smtpkit.protocol.mail_data import MailData
 from smtpkit.spool import Entry
 from smtpkit.spool.directory import Directory
-from smtpkit.testing import Fault, Script, Server
+from smtpkit.testing import Fault, Occurrence, Script, Server
 
 pytestmark = pytest.mark.anyio
 
@@ -512,6 +512,23 @@ async def test_poison(folder: Path, server: Server) -> None:
     assert poison.path == str(folder / "a.failed")
     assert isinstance(poison.outcome.error, smtpkit.InvalidMail)
     assert served(server) == {BOB: 9}
+
+
+@pytest.mark.parametrize("reply", ["250 ok", "451 4.3.0 later", "554 5.7.1 no"])
+@pytest.mark.parametrize("keep", [False, True])
+async def test_deleted_while_it_is_sent(folder: Path, server: Server, reply: str, *, keep: bool) -> None:
+    """A file that somebody deletes while its mail is sent is gone, whatever becomes of the mail, and the others go."""
+    path = await add(folder, EVE)
+    await add(folder, BOB)
+
+    def delete(_: Occurrence) -> str:
+        path.with_suffix(".sending").unlink()
+        return reply
+
+    server.scripts = (Script(replies={"END": [delete, "250 ok"]}),)
+    await work(folder, server.url, wait=True, keep=keep, connections=1)
+    assert served(server) == ({EVE: 1} if reply.startswith("250") else {}) | {BOB: 1}
+    assert states(folder) == [".sent"] * keep
 
 
 @pytest.mark.parametrize("suffix", [".sending", ".sent", ".failed"])

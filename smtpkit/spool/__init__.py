@@ -174,7 +174,8 @@ class Entry:
     """A mail that is being sent, and nobody else's until it is settled.
 
     ``in_doubt``: an attempt was under way when its process died, so it may have been sent already.
-    Leaving the ``with`` block unsettled is ``leave``. Where settling raises SpoolError, the mail is in doubt.
+    Leaving the ``with`` block unsettled is ``leave``. Where settling raises SpoolError, the mail is in doubt. A file
+    that somebody has deleted meanwhile is settled by that.
     """
 
     envelope: Envelope
@@ -238,21 +239,26 @@ class Entry:
         notes = self.notes if notes is None else notes
         if len(left) == len(self.envelope.forward_paths) and notes == self.notes:
             return
-        directory = self._directory
-        with directory.told(f"{self.path} still names who has it"), directory.new_file() as (name, file):
-            write(file, replace(self.envelope, forward_paths=left), self.mail_data, self.message_id, notes)
-            content = read(file)
-            directory.rename(f"{name}.writing", f"{self._name}.sending")  # over the old one, with both locks held
-            let_go(self._file)
-            self._file = file
-            self.envelope, self.message_id, self.mail_data, self.notes = content
-            directory.sync()
+        directory, now = self._directory, f"{self._name}.sending"
+        with directory.told(f"{self.path} still names who has it"):
+            if not directory.means(now, self._file):  # somebody has deleted it
+                return
+            with directory.new_file() as (name, file):
+                write(file, replace(self.envelope, forward_paths=left), self.mail_data, self.message_id, notes)
+                content = read(file)
+                directory.rename(f"{name}.writing", now)  # over the old one, with both locks held
+                let_go(self._file)
+                self._file = file
+                self.envelope, self.message_id, self.mail_data, self.notes = content
+                directory.sync()
 
     def _settle(self, state: str | None, until: float | None = None) -> None:
         self._check_unsettled()
         directory, now = self._directory, f"{self._name}.sending"
         with directory.told(f"{now} cannot be settled"):
-            if state is None:
+            if not directory.means(now, self._file):  # somebody has deleted it
+                pass
+            elif state is None:
                 directory.unlink(now)
             else:
                 directory.check_free(f"{self._name}.{state}")

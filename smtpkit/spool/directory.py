@@ -86,14 +86,20 @@ class Directory:
             stack.callback(let_go, file)
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                named = self._stat(name)
-            except (BlockingIOError, FileNotFoundError):
+            except BlockingIOError:
                 return None
-            if not os.path.samestat(named, os.fstat(file.fileno())):
+            if not self.means(name, file):
                 return None
-            _check_ours(name, named)
+            _check_ours(name, os.fstat(file.fileno()))
             stack.pop_all()
         return file
+
+    def means(self, name: str, file: io.FileIO) -> bool:
+        """Is this file the one of that name?"""
+        try:
+            return os.path.samestat(self._stat(name), os.fstat(file.fileno()))
+        except FileNotFoundError:
+            return False
 
     @contextmanager
     def new_file(self) -> Iterator[tuple[str, io.FileIO]]:

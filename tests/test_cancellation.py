@@ -1,5 +1,6 @@
 """Cancellation at every await: of connecting, TLS, login, sending and the pool, on asyncio and trio."""
 
+import asyncio
 import gc
 from collections.abc import Coroutine, Generator
 from pathlib import Path
@@ -58,6 +59,31 @@ class Steps:
         with self.scope:
             await self._run(inner)
         return self.count < self.nth
+
+
+class _Task:
+    """The task of who asks, cancelled as asyncio.timeout and TaskGroup do it: no scope can be shielded from that."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> bool:
+        task = asyncio.current_task()
+        assert task is not None
+        return kind is asyncio.CancelledError and task.uncancel() == 0
+
+    def cancel(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+
+
+def steps(nth: int, *, native: bool) -> Steps:
+    """Cancels at the nth suspension, by a scope or, if ``native``, the task itself."""
+    made: Any = Steps(nth)
+    if native:
+        made.scope = _Task()
+    return made  # type: ignore[no-any-return]
 
 
 def open_files() -> int:

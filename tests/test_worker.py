@@ -17,7 +17,7 @@ from smtpkit.protocol.envelope import Envelope, ForwardPath
 from smtpkit.protocol.mail_data import MailData
 from smtpkit.spool import Entry
 from smtpkit.spool.directory import Directory
-from smtpkit.testing import Fault, Script, Server
+from smtpkit.testing import Fault, Occurrence, Script, Server
 
 pytestmark = pytest.mark.anyio
 
@@ -283,6 +283,23 @@ async def test_recovery(folder: Path) -> None:
     assert states(folder) == []
 
 
+@pytest.mark.parametrize("wait", [False, True])
+@pytest.mark.parametrize("most", [1, 3])
+async def test_fewer_sessions_than_wished(folder: Path, server: Server, most: int, *, wait: bool) -> None:
+    """A server that bears fewer sessions than the client would have gets all mails over those, also without waiting:
+    that is no outage, and no attempt is counted.
+    """
+    server.scripts = (Script(),) * most + (Script(greeting="421 4.7.0 too many connections"),)
+    for _ in range(30):
+        await add(folder, BOB)
+    (await add(folder, EVE)).rename(folder / f"{OLD}.queued")  # which an outage would fail
+    told = await work(folder, server.url, wait=wait, connections=5)
+    assert Counter(told.states)["sent"] == 31
+    assert {event.attempts for event in told if event.state == "queued"} <= {0}
+    assert served(server) == {BOB: 30, EVE: 1}
+    assert states(folder) == []
+
+
 @pytest.mark.parametrize("greeting", ["421 4.3.2 not now", "554 no service", "garbage"])
 async def test_greeted_badly(folder: Path, server: Server, greeting: str) -> None:
     """A greeting that sends everybody away is an outage: what time mends is waited for, the rest ends the work."""
@@ -457,7 +474,21 @@ async def test_crashed_before_it_failed(folder: Path, server: Server) -> None:
     assert path.with_suffix(".failed").exists()
 
 
-@pytest.mark.parametrize("notes", [{"attempts": "x", "refused": 7}, {"attempts": None}, {"refused": []}])
+async def test_queued_again_by_hand(folder: Path, server: Server) -> None:
+    """A mail that has failed and was renamed to ``.queued`` is tried anew, as if for the first time."""
+    server.scripts = (Script(replies={f"RCPT:{BOB}": ["550 5.1.1 no", "450 4.2.0 later", "250 ok"]}),)
+    path = await add(folder, BOB, EVE)
+    policy = smtpkit.Retry(first=0.01, most=0.01, greylisted=0.01, attempts=2)
+    assert (await work(folder, server.url, policy)).states == ["failed"]
+    path.with_suffix(".failed").rename(path)
+    told = await work(folder, server.url, policy, wait=True)
+    assert [(event.state, event.attempts) for event in told] == [("queued", 1), ("sent", 2)]
+    assert served(server) == {BOB: 1, EVE: 1}
+
+
+@pytest.mark.parametrize(
+    "notes", [{"attempts": "x", "refused": 7}, {"attempts": None}, {"refused": []}, {"refused": {EVE: "550 no"}}]
+)
 async def test_strange_notes(folder: Path, server: Server, notes: dict[str, Any]) -> None:
     """Notes that are not ours are as good as none."""
     await add(folder, BOB)
@@ -483,11 +514,41 @@ async def test_poison(folder: Path, server: Server) -> None:
     assert served(server) == {BOB: 9}
 
 
+@pytest.mark.parametrize("reply", ["250 ok", "451 4.3.0 later", "554 5.7.1 no"])
+@pytest.mark.parametrize("keep", [False, True])
+async def test_deleted_while_it_is_sent(folder: Path, server: Server, reply: str, *, keep: bool) -> None:
+    """A file that somebody deletes while its mail is sent is gone, whatever becomes of the mail, and the others go."""
+    path = await add(folder, EVE)
+    await add(folder, BOB)
+
+    def delete(_: Occurrence) -> str:
+        path.with_suffix(".sending").unlink()
+        return reply
+
+    server.scripts = (Script(replies={"END": [delete, "250 ok"]}),)
+    await work(folder, server.url, wait=True, keep=keep, connections=1)
+    assert served(server) == ({EVE: 1} if reply.startswith("250") else {}) | {BOB: 1}
+    assert states(folder) == [".sent"] * keep
+
+
+@pytest.mark.parametrize("suffix", [".sending", ".sent", ".failed"])
+async def test_a_copy_is_in_the_way(folder: Path, server: Server, suffix: str) -> None:
+    """A mail of which there is another file is not begun, and told of once; the others go."""
+    path = await add(folder, EVE)
+    path.with_suffix(suffix).write_bytes(path.read_bytes())
+    await add(folder, BOB)
+    told = await work(folder, server.url, HOLD, wait=True, keep=True)
+    assert sorted(told.states) == ["queued", "sent"]
+    assert "take one away" in next(str(event.outcome.error) for event in told if event.path == str(path))
+    assert served(server) == {BOB: 1}
+    assert path.exists()
+
+
 def _full(*args: object, **kwargs: object) -> None:
     raise smtpkit.SpoolError(os.strerror(errno.ENOSPC))
 
 
-@pytest.mark.parametrize(("accepted", "state"), [(False, ".queued"), (True, ".sending")])
+@pytest.mark.parametrize(("accepted", "state"), [(False, ".queued"), (True, ".failed")])
 async def test_disk_full(
     folder: Path,
     server: Server,
@@ -495,7 +556,9 @@ async def test_disk_full(
     accepted: bool,  # noqa: FBT001
     state: str,
 ) -> None:
-    """Where it cannot be written down who has the mail it is in doubt; where nobody has, queued. The work ends."""
+    """Where it cannot be written down who has the mail it is set aside: else the next run would send it to them again,
+    and each run after that. Where nobody has it is queued. The work ends.
+    """
     server.scripts = (Script(replies={f"RCPT:{BOB}": "450 4.2.0 later"}),)
     await add(folder, *([BOB, EVE] if accepted else [BOB]))
     monkeypatch.setattr(Entry, "served", _full)
@@ -506,6 +569,19 @@ async def test_disk_full(
             await client.worker(folder, retry=QUICK).run(wait=True)
     assert states(folder) == [state]
     assert told.states == [state[1:]]
+    monkeypatch.undo()
+    await work(folder, server.url)
+    assert served(server) == ({EVE: 1} if accepted else {})
+
+
+async def test_disk_full_and_in_doubt(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it cannot be written down who has the mail, and another may have it, it stays in doubt."""
+    with Server(Script(lmtp=True, replies={f"END:{EVE}": Fault("close")}), Script(lmtp=True)) as lmtp:
+        await add(folder, BOB, EVE)
+        monkeypatch.setattr(Entry, "served", _full)
+        with pytest.raises(smtpkit.SpoolError, match="No space left"):
+            await work(folder, lmtp.url, HOLD)
+    assert states(folder) == [".sending"]
 
 
 @pytest.mark.parametrize("name", ["names", "sync"])
@@ -520,6 +596,28 @@ async def test_directory_fails(folder: Path, server: Server, monkeypatch: pytest
     with pytest.raises(smtpkit.SpoolError, match="Input/output error"):
         await work(folder, server.url, wait=True)
     assert server.received == []
+
+
+@pytest.mark.parametrize("again", [False, True])
+@pytest.mark.parametrize("end", [Path.rmdir, lambda folder: folder.rename(folder.with_name("old"))])
+async def test_directory_goes(folder: Path, server: Server, end: Callable[[Path], object], *, again: bool) -> None:
+    """A directory that is moved or removed ends the work, also where there is another one in its place: else nobody
+    would see what comes there.
+    """
+    told = anyio.Event()
+
+    async def go() -> None:
+        await told.wait()
+        await anyio.to_thread.run_sync(end, folder)
+        if again:
+            await anyio.Path(folder).mkdir(mode=0o700)
+
+    await add(folder, BOB)
+    async with smtpkit.Client(server.url) as client, anyio.create_task_group() as tasks:
+        client.on(smtpkit.Attempted, lambda _: told.set())
+        tasks.start_soon(go)
+        with anyio.fail_after(10), pytest.raises(smtpkit.SpoolError, match="moved or removed"):
+            await client.worker(folder).watch(interval=0.01)
 
 
 async def test_usage(folder: Path, server: Server) -> None:
@@ -557,6 +655,23 @@ async def test_watch(folder: Path, server: Server) -> None:
         worker.stop()
     assert served(server) == {BOB: 1, EVE: 1, CY: 1}
     assert states(folder) == []
+
+
+async def test_what_comes_while_it_waits(folder: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that waits for what is due much later looks for what comes meanwhile, and for what the clock says."""
+    monkeypatch.setattr("smtpkit.worker.RARELY", 0.01)
+    server.scripts = (Script(replies={f"RCPT:{BOB}": ["452 4.2.2 full", "250 ok"]}),)
+    path = await add(folder, BOB)
+    async with smtpkit.Client(server.url) as client, anyio.create_task_group() as tasks:
+        put_off = anyio.Event()
+        client.on(smtpkit.Attempted, lambda _: put_off.set())
+        tasks.start_soon(lambda: client.worker(folder, retry=smtpkit.Retry(first=1000)).run(wait=True))
+        await put_off.wait()
+        await anyio.sleep(0.05)  # it waits by then, or will not begin to
+        await add(folder, EVE)
+        await server.wait_for_async(1)
+        os.utime(path, (1, 1))  # time goes by
+    assert served(server) == {BOB: 1, EVE: 1}
 
 
 async def _stopped(

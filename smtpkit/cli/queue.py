@@ -38,6 +38,9 @@ for those who do not have it yet; what was refused for good is set aside.
   smtpkit queue add /var/spool/letters letter.eml
   smtpkit queue run /var/spool/letters --url smtp://localhost
 
+To have a mail tried anew that has failed, or was kept or is in doubt, rename
+its file to .queued; to give one up, delete it.
+
 {TABLE}
 """
 STYLES: dict[str, Style] = {"sent": "green", "queued": "yellow", "failed": "red", "in doubt": "magenta"}
@@ -239,13 +242,12 @@ async def _send(chosen: argparse.Namespace, retry: Retry, teller: "Teller") -> i
             except SMTPError as error:
                 fault = error
             tasks.cancel_scope.cancel()
-    teller.sum_up()
-    if heed.heard:
-        return ACCEPTED if len(heed.heard) == 1 else 128 + heed.heard[-1]
+    teller.sum_up(fault)
+    if len(heed.heard) > 1:
+        return 128 + heed.heard[-1]
     if fault is not None:
-        teller.errors.line(f"{teller.errors.paint('smtpkit: error:', 'red', 'bold')} {escape(str(fault))}")
         return IN_DOUBT if teller.code == IN_DOUBT else code_of(fault)
-    return teller.code
+    return ACCEPTED if heed.heard else teller.code
 
 
 class Heed:
@@ -301,11 +303,13 @@ class Teller:
         """What was put off here has been settled by another worker."""
         self._left = {name: state for name, state in self._left.items() if state != "queued"}
 
-    def sum_up(self) -> None:
-        """Print the sum."""
-        if not self._json:
-            found = self._count()
+    def sum_up(self, fault: SMTPError | None) -> None:
+        """Print the sum, and what ended the work early."""
+        found = self._count()
+        if not self._json and (found or fault is None):
             self._screen.line(", ".join(f"{found[state]} {state}" for state in STYLES if found[state]) or "nothing due")
+        if fault is not None:
+            self.errors.line(f"{self.errors.paint('smtpkit: error:', 'red', 'bold')} {escape(str(fault))}")
 
     @property
     def code(self) -> int:

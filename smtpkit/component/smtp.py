@@ -156,24 +156,9 @@ class _Component(Properties):
         return await run_in_worker(function, deadline)
 
     async def _written(self, function: Callable[[], Any]) -> Any:
-        import anyio.to_thread
+        from smtpkit.transport.connect import run_to_its_end
 
-        result: Any = None
-        failure: Exception | None = None
-
-        async def whole() -> None:
-            nonlocal result, failure
-            with anyio.CancelScope(shield=True):
-                try:
-                    result = await anyio.to_thread.run_sync(function)
-                except Exception as error:  # noqa: BLE001  raised below
-                    failure = error
-
-        async with anyio.create_task_group() as group:  # waits for its end, whatever is cancelled: a scope or the task
-            group.start_soon(whole)
-        if failure is not None:
-            raise failure
-        return result
+        return await run_to_its_end(function)
 
     def _tick(self) -> None:
         """Give up here, if the method is to be interrupted and no wait would notice."""

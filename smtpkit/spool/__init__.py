@@ -41,6 +41,7 @@ from smtpkit.spool.file import Content, read, write
 from smtpkit.spool.listed import Listed, look
 
 _NAME = re.compile(r"([0-9A-Za-z_-]{1,64})\.(writing|queued|sending)")
+_STATES = ("queued", "sending", "sent", "failed")
 _EVERYWHERE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}  # the next file would fare no better
 
 
@@ -75,6 +76,11 @@ class Spool:
     def close(self) -> None:
         """Let go of the directory; entries not settled cannot be settled any more."""
         self._directory.close()
+
+    def check_place(self) -> None:
+        """Raise SpoolError where the path does not mean this directory any more: what comes there is not seen here."""
+        with self._directory.told("it was moved or removed; begin anew, in the one that is to be used"):
+            self._directory.check_named()
 
     def add(self, envelope: Envelope, mail_data: MailData, *, message_id: str | None = None) -> str:
         """Queue a mail, and return the path of its file: it is on the disk then, and survives a power cut.
@@ -131,8 +137,9 @@ class Spool:
                 if now is not None and state == "queued" and is_put_off(file, now):
                     return None
                 content = read(file)
-                if state == "queued":
-                    directory.check_free(f"{name}.sending")
+                for other in _STATES:
+                    if other != state:
+                        directory.check_free(f"{name}.{other}")
             except InvalidMail as why:
                 return self._set_aside(name, state, why)
             except OSError as fault:
@@ -167,7 +174,8 @@ class Entry:
     """A mail that is being sent, and nobody else's until it is settled.
 
     ``in_doubt``: an attempt was under way when its process died, so it may have been sent already.
-    Leaving the ``with`` block unsettled is ``leave``. Where settling raises SpoolError, the mail is in doubt.
+    Leaving the ``with`` block unsettled is ``leave``. Where settling raises SpoolError, the mail is in doubt. A file
+    that somebody has deleted meanwhile is settled by that.
     """
 
     envelope: Envelope
@@ -231,21 +239,26 @@ class Entry:
         notes = self.notes if notes is None else notes
         if len(left) == len(self.envelope.forward_paths) and notes == self.notes:
             return
-        directory = self._directory
-        with directory.told(f"{self.path} still names who has it"), directory.new_file() as (name, file):
-            write(file, replace(self.envelope, forward_paths=left), self.mail_data, self.message_id, notes)
-            content = read(file)
-            directory.rename(f"{name}.writing", f"{self._name}.sending")  # over the old one, with both locks held
-            let_go(self._file)
-            self._file = file
-            self.envelope, self.message_id, self.mail_data, self.notes = content
-            directory.sync()
+        directory, now = self._directory, f"{self._name}.sending"
+        with directory.told(f"{self.path} still names who has it"):
+            if not directory.means(now, self._file):  # somebody has deleted it
+                return
+            with directory.new_file() as (name, file):
+                write(file, replace(self.envelope, forward_paths=left), self.mail_data, self.message_id, notes)
+                content = read(file)
+                directory.rename(f"{name}.writing", now)  # over the old one, with both locks held
+                let_go(self._file)
+                self._file = file
+                self.envelope, self.message_id, self.mail_data, self.notes = content
+                directory.sync()
 
     def _settle(self, state: str | None, until: float | None = None) -> None:
         self._check_unsettled()
         directory, now = self._directory, f"{self._name}.sending"
         with directory.told(f"{now} cannot be settled"):
-            if state is None:
+            if not directory.means(now, self._file):  # somebody has deleted it
+                pass
+            elif state is None:
                 directory.unlink(now)
             else:
                 directory.check_free(f"{self._name}.{state}")

@@ -22,6 +22,7 @@ _ADVICE = {
     errno.EACCES: "this user must be allowed to read and to write there",
     errno.EDQUOT: "make room in the quota and try again",
     errno.EEXIST: "two files of one mail lie there; take one away",
+    errno.EFBIG: "this process may not write files of that size; raise its limit (ulimit -f)",
     errno.EIO: "the disk fails; see the kernel's log",
     errno.EMFILE: "this process has too many files open; raise its limit (ulimit -n)",
     errno.ENFILE: "the system has too many files open",
@@ -44,6 +45,11 @@ class Directory:
             closed, self._fd = self._fd, -1
             with suppress(OSError):  # it says nothing about what was done
                 os.close(closed)
+
+    def check_named(self) -> None:
+        """Raise OSError unless its path means it still."""
+        if not os.path.samestat(os.stat(self._path), os.fstat(self._fd)):  # noqa: PTH116  as it was given
+            raise FileNotFoundError(errno.ENOENT, "another directory has its name")
 
     def names(self) -> list[str]:
         """What is in it."""
@@ -80,14 +86,20 @@ class Directory:
             stack.callback(let_go, file)
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                named = self._stat(name)
-            except (BlockingIOError, FileNotFoundError):
+            except BlockingIOError:
                 return None
-            if not os.path.samestat(named, os.fstat(file.fileno())):
+            if not self.means(name, file):
                 return None
-            _check_ours(name, named)
+            _check_ours(name, os.fstat(file.fileno()))
             stack.pop_all()
         return file
+
+    def means(self, name: str, file: io.FileIO) -> bool:
+        """Is this file the one of that name?"""
+        try:
+            return os.path.samestat(self._stat(name), os.fstat(file.fileno()))
+        except FileNotFoundError:
+            return False
 
     @contextmanager
     def new_file(self) -> Iterator[tuple[str, io.FileIO]]:

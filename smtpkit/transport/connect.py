@@ -143,6 +143,40 @@ async def run_in_worker(function: Callable[[], T], deadline: float | None = None
     raise TimeoutError("what ran in a worker thread took too long")
 
 
+async def run_to_its_end(function: Callable[[], T]) -> T:
+    """Run something that blocks in a worker thread; who is cancelled waits for its end all the same.
+
+    A cancelled scope is felt at the next wait. asyncio's ``Task.cancel``, from which no scope shields, is raised at the
+    end; what the function returns is lost then, so that it keeps itself what must not be lost.
+    """
+    import threading
+    from concurrent.futures import Future
+
+    import anyio.to_thread
+
+    work: Future[T] = Future()
+    turn = threading.Lock()
+    cancelled: BaseException | None = None
+
+    def perform() -> None:
+        with turn:  # a second thread waits for the first, or does what nobody has begun
+            if not work.done():
+                try:
+                    work.set_result(function())
+                except BaseException as error:  # noqa: BLE001  raised where the result is wanted
+                    work.set_exception(error)
+
+    with anyio.CancelScope(shield=True):
+        while not work.done():
+            try:
+                await anyio.to_thread.run_sync(perform)
+            except anyio.get_cancelled_exc_class() as error:
+                cancelled = error
+    if cancelled is not None:
+        raise cancelled from work.exception()
+    return work.result()
+
+
 async def run_inline(function: Callable[[], T], deadline: float | None = None) -> T:
     """Run something that blocks where the caller blocks anyway; one that ends behind the deadline: TimeoutError."""
     result = function()

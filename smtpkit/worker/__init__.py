@@ -3,7 +3,8 @@
 Rules: a file is settled by what is known, also when the worker is broken into: accepted for all is sent; certainly not
 sent is queued again, with the time of its next attempt; what may have been accepted stays as it is, or is repeated,
 as the policy says. Who has the mail is taken off its envelope first. An error that befalls before a mail is begun says
-nothing about that mail: no attempt is counted, and nothing else is tried until the outage is over.
+nothing about that mail: no attempt is counted. Where others have a session by then, the server bears no more of them,
+and fewer mails go at once; where nobody has, nothing else is tried until the outage is over.
 
 How a file is settled is told in ``settling.py``.
 """
@@ -12,9 +13,9 @@ import os
 import random
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from smtpkit.errors import InvalidMail, Outcome, SMTPError, SpoolError, UsageError
 from smtpkit.events import Attempted, Settled
@@ -24,8 +25,8 @@ from smtpkit.options import Options
 from smtpkit.retry import Retry
 from smtpkit.session import Session, deliver
 from smtpkit.spool import Entry, Spool, Unfit
-from smtpkit.transport.connect import run_in_worker
-from smtpkit.worker.settling import Plan, attempts_of, carry_out, planned, prepared, put_back, unrefused
+from smtpkit.transport.connect import run_in_worker, run_to_its_end
+from smtpkit.worker.settling import Plan, attempts_of, carry_out, forget, planned, prepared, put_back, unrefused
 
 if TYPE_CHECKING:
     import anyio
@@ -33,9 +34,8 @@ if TYPE_CHECKING:
 
     from smtpkit.message.message import DSN
 
-T = TypeVar("T")
-
 BRIEFLY = 0.05  # seconds between two looks for what is due, at least
+RARELY = 60.0  # and at most: a mail may have come meanwhile, or the clock been set
 GRACE = 30.0  # seconds for what is in flight when the worker is stopped
 SOON = 5.0  # seconds until a server that cannot be had is tried again; twice as long each time, up to a first pause
 
@@ -73,10 +73,12 @@ class Worker:
         self._down: SMTPError | None = None  # no session can be had
         self._outages = 0  # in a row
         self._known: set[str] = set()  # files that cannot be settled, and were told of
-        self._heard: dict[str, Outcome] = {}  # of what is in flight, as far as it is known
+        self._taken: dict[Entry, Outcome] = {}  # what is not settled yet, and what is known of it
+        self._at_once = 0  # how many are in flight, at most
+        self._returned = 0  # how often a session was given back
         self._scope: anyio.CancelScope | None = None
         self._bell: anyio.Event
-        self._slots: anyio.Semaphore
+        self._landed: anyio.Event
         self._spool: Spool
 
     async def run(self, *, wait: bool = False) -> None:
@@ -89,7 +91,7 @@ class Worker:
             while await self._go_on(patient=wait):
                 if not await self._round(tasks):
                     await self._land()
-                    if self._down is None and not (wait and await self._rest_until_due()):
+                    if not (self._down or self._crowded or (wait and await self._rest_until_due())):
                         break
 
     async def watch(self, *, interval: float = 5.0) -> None:
@@ -123,22 +125,33 @@ class Worker:
             raise UsageError("busy: this worker works already")
         self._fault = self._down = None
         self._outages = 0
-        self._bell = anyio.Event()
-        self._slots = anyio.Semaphore(self._options.connections)
-        with anyio.CancelScope() as self._scope:
+        self._bell, self._landed = anyio.Event(), anyio.Event()
+        with ExitStack() as ends, anyio.CancelScope() as self._scope:
+            ends.callback(self._end_of_work)
+            ends.callback(self._observers.on(Settled, self._hear))
+            directory = ExitStack()
             try:
-                self._spool = await _disk(partial(Spool, self._directory))
-                quiet = self._observers.on(Settled, self._hear)
-                try:
-                    async with anyio.create_task_group() as tasks:
-                        yield tasks
-                finally:
-                    quiet()
-                    await _disk(self._spool.close)
+                await run_to_its_end(partial(directory.enter_context, self._opened()))
+                async with anyio.create_task_group() as tasks:
+                    yield tasks
             finally:
-                self._scope, self._stopping = None, False
+                await run_to_its_end(directory.close)
         if self._fault is not None:
             raise self._fault
+
+    @contextmanager
+    def _opened(self) -> Iterator[None]:
+        """The directory is open, for the time of a block; what was taken by its end and not begun is put back."""
+        with Spool(self._directory) as self._spool, ExitStack() as left:
+            try:
+                yield
+            finally:
+                while self._taken:
+                    entry = left.enter_context(self._taken.popitem()[0])
+                    left.callback(put_back, entry)
+
+    def _end_of_work(self) -> None:
+        self._scope, self._stopping = None, False
 
     async def _go_on(self, *, patient: bool) -> bool:
         """Is there more to do? Waits where an outage has to be waited for."""
@@ -166,38 +179,54 @@ class Worker:
 
     async def _land(self) -> None:
         """Wait until nothing is in flight."""
-        for _ in range(self._options.connections):
-            await self._slots.acquire()
-        for _ in range(self._options.connections):
-            self._slots.release()
+        while self._taken:
+            await self._wait_for_a_landing()
+
+    async def _wait_for_a_landing(self) -> None:
+        import anyio
+
+        self._landed = anyio.Event()
+        await self._landed.wait()
 
     async def _rest_until_due(self) -> bool:
         """Wait until the first of what is put off may be due, or for a stop; False if nothing is queued."""
         try:
-            files = await _disk(self._spool.files)
+            files = await run_to_its_end(self._spool.files)
         except SpoolError as error:
             self._end(error)
             return False
         queued = [file for file in files if file.state == "queued" and file.path not in self._known]
         if queued:
-            await self._rest(max(min(file.until or 0.0 for file in queued) - self._now(), BRIEFLY))
+            first = min(file.until or 0.0 for file in queued) - self._now()
+            await self._rest(min(max(first, BRIEFLY), RARELY))
         return queued != []
 
     async def _round(self, tasks: "anyio.abc.TaskGroup") -> bool:
         """Take what is due, and begin to send it. Was there anything?"""
         some = False
-        claimed = self._spool.claim(in_doubt=self._retry.in_doubt, now=self._now)
+        claimed = self._claims()
+        self._at_once = self._options.connections
         while True:
-            await self._slots.acquire()
+            while len(self._taken) >= self._at_once:
+                await self._wait_for_a_landing()
             taken = await self._take(claimed)
+            if taken is None:
+                return some
             if isinstance(taken, Entry):
                 some = True
                 tasks.start_soon(self._attempt, taken)
-                continue
-            self._slots.release()
-            if taken is None:
-                return some
-            some = self._tell_unfit(taken) or some
+            else:
+                some = self._tell_unfit(taken) or some
+
+    def _claims(self) -> Iterator[Entry | Unfit]:
+        """What is due, taken one after the other. Raises SpoolError."""
+        self._spool.check_place()
+        yield from self._spool.claim(in_doubt=self._retry.in_doubt, now=self._now)
+
+    @property
+    def _crowded(self) -> bool:
+        """Were mails put back in this round for whom there was no session?"""
+        return self._at_once < self._options.connections
 
     @property
     def _halted(self) -> bool:
@@ -206,24 +235,44 @@ class Worker:
 
     async def _take(self, claimed: Iterator[Entry | Unfit]) -> Entry | Unfit | None:
         """The next file, unless there is none, or a reason to stop."""
+
+        def claim() -> Entry | Unfit | None:
+            taken = next(claimed, None)
+            if isinstance(taken, Entry):
+                self._taken[taken] = Outcome()
+            return taken
+
         while not self._halted:
             try:
-                taken: Entry | Unfit | None = await _disk(partial(next, claimed, None))
-                if isinstance(taken, Entry) and self._halted:  # meanwhile
-                    await _disk(partial(put_back, taken))
-                    break
-                if isinstance(taken, Entry) and not unrefused(taken):  # a crash came between writing it down and this
-                    said = SMTPError(str(taken.notes.get("said")))
-                    await self._carry_out(taken, Plan("failed", (), taken.notes), Outcome(item=taken.path, error=said))
-                    continue
+                taken = await run_to_its_end(claim)
+                if not isinstance(taken, Entry) or await self._is_to_be_tried(taken):
+                    return taken
             except SpoolError as error:
                 self._end(error)
-                break
-            if isinstance(taken, Entry) and self._is_over(taken):
-                taken.leave()
-                continue
-            return taken
         return None
+
+    async def _is_to_be_tried(self, entry: Entry) -> bool:
+        """Is a file that was taken to be sent now? Otherwise it is settled. Raises SpoolError."""
+        ready = unrefused(entry) != () and not (self._halted or self._is_over(entry))
+        try:
+            if self._halted:  # meanwhile
+                await run_to_its_end(partial(put_back, entry))
+            elif not entry.in_doubt and not ready:  # it had failed, and somebody has queued it again
+                await run_to_its_end(partial(forget, entry))
+                ready = True
+            elif not unrefused(entry):  # a crash came between writing that down and what follows from it
+                said = SMTPError(str(entry.notes.get("said")))
+                await self._carry_out(entry, Plan("failed", (), entry.notes), Outcome(item=entry.path, error=said))
+        finally:
+            if not ready:
+                self._let_go(entry)
+        return ready
+
+    def _let_go(self, entry: Entry) -> None:
+        """Have done with an entry, settled or in doubt."""
+        del self._taken[entry]
+        entry.leave()
+        self._landed.set()
 
     def _is_over(self, entry: Entry) -> bool:
         """Is it in doubt after its last attempt? Then it stays so, for a human."""
@@ -237,18 +286,18 @@ class Worker:
 
     async def _attempt(self, entry: Entry) -> None:
         """Send a mail, and settle its file."""
-        import anyio
-
-        path, begun = entry.path, False
-        self._heard[path] = Outcome()
+        path, begun, returned = entry.path, False, self._returned
 
         @asynccontextmanager
         async def lease() -> AsyncGenerator[Session]:
-            nonlocal begun
+            nonlocal begun, returned
             begun = False  # where a session that was used before turns out to be dead, it goes by another
             async with self._lease(until) as session:
                 begun = True
-                yield session
+                try:
+                    yield session
+                finally:
+                    self._returned, returned = self._returned + 1, returned + 1
 
         try:
             total = self._options.limits.total
@@ -258,36 +307,37 @@ class Worker:
             except SMTPError as error:
                 outcome = error.outcome or Outcome(item=path, error=error)
             except BaseException:
-                with anyio.CancelScope(shield=True):
-                    await self._break_off(entry, self._heard[path])
+                await self._break_off(entry, self._taken[entry])
                 raise
             begun = begun or bool(outcome.accepted or outcome.refused)  # by a session before the last
+            others = self._returned > returned or any(known.error is None for known in list(self._taken.values()))
             if begun:
                 self._outages = 0
-            else:
+            elif not (others and self._retry.mends(outcome.error)):
                 self._down = outcome.error
             await self._settle(entry, outcome, begun=begun)
+            if not begun:
+                self._at_once = max(len(self._taken) - 1, 1)
         except SpoolError as error:
             self._end(error)
         finally:
-            del self._heard[path]
-            entry.leave()
-            self._slots.release()
+            self._let_go(entry)
 
     def _hear(self, event: Settled) -> None:
-        if isinstance(event.item, str) and event.item in self._heard:  # others may send by this client too
-            self._heard[event.item] = event.outcome
+        for entry in list(self._taken):
+            if isinstance(event.item, str) and event.item == entry.path:  # others may send by this client too
+                self._taken[entry] = event.outcome
 
     async def _break_off(self, entry: Entry, outcome: Outcome) -> None:
         """Settle a mail in whose sending somebody broke in: by what is known; no attempt is counted."""
         if outcome.accepted or outcome.in_doubt:
             await self._settle(entry, outcome, begun=True)
         else:
-            await _disk(partial(put_back, entry))
+            await run_to_its_end(partial(put_back, entry))
 
     async def _settle(self, entry: Entry, outcome: Outcome, *, begun: bool) -> None:
         """Settle the file of a mail, and tell of it. Raises SpoolError."""
-        if begun or self._age(entry) >= self._retry.maximum_age:
+        if begun or (self._down is not None and self._age(entry) >= self._retry.maximum_age):
             age, now, chance = self._age(entry), self._now(), self._chance()
             plan = planned(entry, outcome, retry=self._retry, age=age, now=now, chance=chance)
         else:
@@ -296,14 +346,17 @@ class Worker:
 
     async def _carry_out(self, entry: Entry, plan: Plan, outcome: Outcome) -> None:
         """Settle a file as planned, and tell of it. Raises SpoolError."""
-        state: Any = plan.state
+        state: Any = None
+
+        def settle() -> None:
+            nonlocal state
+            carry_out(entry, plan, keep=self._keep)
+            state = plan.state
+
         try:
-            await _disk(partial(carry_out, entry, plan, keep=self._keep))
-        except SpoolError:
-            state = entry.path.rpartition(".")[2]
-            raise
+            await run_to_its_end(settle)
         finally:
-            self._tell(entry.path, state, outcome, plan)
+            self._tell(entry.path, state or entry.path.rpartition(".")[2], outcome, plan)
 
     def _tell(self, path: str, state: Any, outcome: Outcome, plan: Plan | None = None) -> None:
         attempts, until = (attempts_of(plan.notes), plan.until) if plan is not None else (0, None)
@@ -344,14 +397,4 @@ async def enqueue(
         with Spool(directory) as spool:
             return spool.add(mail.envelope, mail.mail_data, message_id=mail.message_id)
 
-    return await _disk(add)
-
-
-async def _disk(function: Callable[[], T]) -> T:
-    """Run what blocks on the disk in a worker thread, to its end, whatever has been cancelled meanwhile."""
-    import anyio
-    import anyio.to_thread
-
-    with anyio.CancelScope(shield=True):
-        result = await anyio.to_thread.run_sync(function)
-    return result  # noqa: RET504  a scope may swallow what is raised in it
+    return await run_to_its_end(add)

@@ -22,6 +22,7 @@ class Plan(NamedTuple):
     accepted: tuple[str, ...]
     notes: Mapping[str, Any]
     until: float | None = None
+    in_doubt: bool = False  # may anybody else have the mail?
 
 
 def planned(entry: Entry, outcome: Outcome, *, retry: Retry, age: float, now: float, chance: float) -> Plan:
@@ -45,9 +46,9 @@ def planned(entry: Entry, outcome: Outcome, *, retry: Retry, age: float, now: fl
     said = str(outcome.error) if outcome.error is not None else "; ".join(f"<{p}> {w}" for p, w in words.items())
     notes = {"attempts": attempts, "said": said} | ({"refused": lost} if lost else {})
     if outcome.in_doubt and not set(outcome.in_doubt) <= set(left):
-        return Plan("sending", outcome.accepted, notes)
+        return Plan("sending", outcome.accepted, notes, in_doubt=True)
     if again is not None:
-        return Plan("queued", outcome.accepted, notes, now + again.pause)
+        return Plan("queued", outcome.accepted, notes, now + again.pause, in_doubt=outcome.in_doubt != ())
     return Plan("failed" if lost else "sent", outcome.accepted, notes)
 
 
@@ -65,8 +66,9 @@ def attempts_of(notes: Mapping[str, Any]) -> int:
 
 def _refused(entry: Entry) -> dict[str, str]:
     """Who was refused for good by earlier attempts, and by what words."""
-    refused = entry.notes.get("refused")
-    return dict(refused) if isinstance(refused, dict) else {}
+    noted = entry.notes.get("refused")
+    refused = noted if isinstance(noted, dict) else {}
+    return {path.address: refused[path.address] for path in entry.envelope.forward_paths if path.address in refused}
 
 
 def unrefused(entry: Entry) -> tuple[ForwardPath, ...]:
@@ -76,17 +78,31 @@ def unrefused(entry: Entry) -> tuple[ForwardPath, ...]:
 
 
 def carry_out(entry: Entry, plan: Plan, *, keep: bool) -> None:
-    """Settle a file as planned. Raises SpoolError, where it could not be written down who has the mail: in doubt."""
+    """Settle a file as planned. Raises SpoolError.
+
+    Where it cannot be written down who has the mail, it has failed, or is in doubt: who tried it again would send it to
+    them again, and so would each run after that.
+    """
     if plan.state == "sent":
         entry.sent(keep=keep)
         return
     try:
         entry.served(plan.accepted, notes=plan.notes)
     except SpoolError:
-        if not plan.accepted:
-            _let_rest(entry, plan)
+        if plan.accepted:
+            plan = plan._replace(state="sending" if plan.in_doubt else "failed")
+        _let_rest(entry, plan)
         raise
     _let_rest(entry, plan)
+
+
+def forget(entry: Entry) -> None:
+    """Forget what was noted of a mail by those who tried it. Raises SpoolError: it is as it was then."""
+    try:
+        entry.served((), notes={})
+    except SpoolError:
+        put_back(entry)
+        raise
 
 
 def put_back(entry: Entry) -> None:

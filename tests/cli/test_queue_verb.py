@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ import smtpkit
 from smtpkit.cli import queue
 from smtpkit.cli.main import main
 from smtpkit.cli.screen import Screen, span
-from smtpkit.testing import Fault, Script, Server
+from smtpkit.testing import Fault, Occurrence, Script, Server
 from tests.terminal import Terminal, plain
 
 RAW = b"From: Ann <ann@example.com>\r\nTo: bob@example.org\r\nMessage-ID: <1@example.com>\r\n\r\nas it is\r\n"
@@ -104,7 +105,7 @@ def test_usage(words: list[str], code: int, told: str, folder: str, capsys: Show
     """A mistake is named in one line on standard error, and nothing is queued or sent."""
     assert main(["queue", *(word.format(folder=folder, letter=_letter(folder)) for word in words)]) == code
     out, err = capsys.readouterr()
-    assert out.strip() in {"", "nothing due"}
+    assert out == ""
     assert err.startswith("smtpkit: error: ")
     assert told in err
     assert err.count("\n") == 1
@@ -359,3 +360,21 @@ def test_nobody_reads_it(folder: str, server: Server, monkeypatch: pytest.Monkey
         monkeypatch.setattr(sys, "stdout", file)
         assert main(["queue", "run", folder]) == 0
     assert len(server.received) == 1
+
+
+def test_fault_while_it_stops(folder: str, server: Server, monkeypatch: pytest.MonkeyPatch, capsys: Shown) -> None:
+    """What goes wrong after a signal is told all the same, and so by the exit code."""
+
+    def stop(_: Occurrence) -> str:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return "450 4.2.0 later"
+
+    def fail(*_: object, **__: object) -> None:
+        raise smtpkit.SpoolError("the disk is full")
+
+    server.scripts = (Script(replies={"RCPT": stop}),)
+    monkeypatch.setattr("smtpkit.spool.Entry.served", fail)
+    _add(folder)
+    assert main(["queue", "watch", folder]) == 75
+    assert "smtpkit: error: the disk is full\n" in capsys.readouterr().err
+    assert _states(folder) == [".queued"]

@@ -1,6 +1,5 @@
 """Queue and ProcessQueue given up in their middle, by interrupt() or by cancellation: the directory says what is so."""
 
-import asyncio
 import threading
 from collections import Counter
 from contextlib import suppress
@@ -12,7 +11,7 @@ import pytest
 from smtpkit import ComponentError
 from smtpkit.testing import Script, Server
 from tests.component.ways import WAYS, call, make, run
-from tests.test_cancellation import Steps
+from tests.test_cancellation import steps
 
 MAILS = ("<a@x>", "<b@x>", "<c@x>")
 REFUSED = "<b@x>"
@@ -136,32 +135,7 @@ def test_interrupted_while_the_verdict_is_awaited(way: str, memory_path: Path) -
     judge(directory, names, received(server))
 
 
-class _Task:
-    """The task of who asks, cancelled as asyncio.timeout and TaskGroup do it: no scope can be shielded from that."""
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> bool:
-        task = asyncio.current_task()
-        assert task is not None
-        return kind is asyncio.CancelledError and task.uncancel() == 0
-
-    def cancel(self) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        task.cancel()
-
-
 CANCELLED = pytest.mark.parametrize(("way", "native"), [("asyncio", False), ("asyncio", True), ("trio", False)])
-
-
-def steps(nth: int, *, native: bool) -> Steps:
-    """Cancels at the nth suspension, by a scope or, if ``native``, the task itself."""
-    made: Any = Steps(nth)
-    if native:
-        made.scope = _Task()
-    return made  # type: ignore[no-any-return]
 
 
 @CANCELLED

@@ -16,7 +16,7 @@ _ASCII = {"█": "#", "░": ".", "─": "-", "·": "-", "…": "...", "✓": "+
 
 
 class Screen:
-    """Lines on a text file. ``live``: a line can be redrawn in place. ``width`` in columns.
+    """Lines on a text ``file``. ``live``: a line can be redrawn in place. ``width`` in columns.
 
     ``gone``: whoever read it has left, and nothing is shown any more; that is no reason to stop sending.
     Colour by ``when``: "auto" means on a terminal that is not dumb, unless NO_COLOR is set (https://no-color.org).
@@ -24,12 +24,12 @@ class Screen:
     """
 
     def __init__(self, file: TextIO | None = None, *, when: When = "auto") -> None:
-        self._file = file or sys.stdout
-        self.live = self._file.isatty() and os.environ.get("TERM") != "dumb"
+        self.file = file or sys.stdout
+        self.live = self.file.isatty() and os.environ.get("TERM") != "dumb"
         self.colour = when == "always" or (when == "auto" and self.live and not os.environ.get("NO_COLOR"))
         self.gone = False
-        self.width = _width(self._file) if self.live else 80
-        self._encoding = self._file.encoding or "utf-8"
+        self.width = _width(self.file) if self.live else 80
+        self._encoding = self.file.encoding or "utf-8"
         self._drawn = False  # a line that will be redrawn stands there
 
     def paint(self, text: str, *styles: Style) -> str:
@@ -74,12 +74,12 @@ class Screen:
                 text = text.replace(glyph, plain)
             text = text.encode(self._encoding, "backslashreplace").decode(self._encoding)
         try:
-            self._file.write(text)
-            self._file.flush()
+            self.file.write(text)
+            self.file.flush()
         except BrokenPipeError:
             self.gone = True
             nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self._file.fileno())  # what is buffered goes there too, also when the interpreter ends
+            os.dup2(nowhere, self.file.fileno())  # what is buffered goes there too, also when the interpreter ends
             os.close(nowhere)
 
     def _can_say(self, text: str) -> bool:

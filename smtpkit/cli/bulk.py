@@ -273,7 +273,10 @@ def summary(figures: Figures, took: float, screen: Screen) -> Iterator[str]:
         yield f"{word}  {count:>11,}"
     refusals = [(name, counts) for name, counts in figures.replies.largest() if not counts["accepted"]]
     for name, counts in refusals[:SHOWN]:
-        yield f"          {counts.total():>11,}  {screen.paint(escape(name), 'dim')}"
+        text = escape(name)
+        room = screen.width - 23
+        shown = f"{text[: room - 1]}…" if screen.live and len(text) > room else text
+        yield f"          {counts.total():>11,}  {screen.paint(shown, 'dim')}"
     left = figures.total - figures.done
     rest = f", {left:,} left" if left else ""
     rate = figures.counts.total() / took if took else 0.0

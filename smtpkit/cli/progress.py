@@ -69,9 +69,10 @@ class Progress(Protocol):
 
 def progress(figures: Figures, screen: Screen, title: str) -> Progress:
     """The best that can be shown there."""
-    if screen.live:
-        return Panel(figures, screen, title) if find_spec("rich") and screen.colour else Line(figures, screen)
-    return Log(figures, screen)
+    if not screen.live:
+        return Log(figures, screen)
+    rich = screen.colour and screen.can_say(SPARKS) and find_spec("rich") is not None
+    return Panel(figures, screen, title) if rich else Line(figures, screen)
 
 
 def counted(figures: Figures) -> list[tuple[Fate, int]]:
@@ -154,8 +155,9 @@ class Panel:
         self._title = title
         self._rates: deque[float] = deque(maxlen=24)
         self._due = figures.begun
-        console = Console(file=screen.file, width=screen.width, highlight=False, soft_wrap=False, no_color=False)
-        self._live = Live(console=console, auto_refresh=False, transient=True, redirect_stderr=False)
+        width = screen.width - 3  # what the keyboard echoes has room behind the last line
+        console = Console(file=screen.file, width=width, highlight=False, force_terminal=True)
+        self._live = Live(console=console, auto_refresh=False, transient=True, redirect_stdout=False)
         self._live.start()
 
     def draw(self, now: float) -> None:
@@ -185,20 +187,19 @@ class Panel:
         amount = f"{figures.done:,} of {figures.total:,}  {state.share:.0%}"
         bar.add_row(ProgressBar(figures.total, figures.done, complete_style="cyan", finished_style="cyan"), amount)
         counts = Text("  ").join(
-            Text.assemble(
-                (f"{count:,}", f"bold {STYLES[what]}" if count else "dim"), (f" {what}", "" if count else "dim")
-            )
+            Text.assemble((f"{count:,}", f"bold {STYLES[what]}"), f" {what}")
+            if count
+            else Text(f"{count} {what}", "dim")
             for what, count in counted(figures)
         )
-        lines: list[RenderableType] = [bar, Text(""), Text(self._speed(state)), counts, Text(self._replies(), "dim")]
+        lines = [Text(self._speed(state)), counts, Text(self._replies(), "dim")]
         if (last := figures.latest) is not None:
-            lines.append(
-                Text(escape(f"{last.what}: {last.recipient}  {last.why}"), "dim", overflow="ellipsis", no_wrap=True)
-            )
-        elapsed = f"{span(state.elapsed)}" + (f", {span(state.left)} left" if state.left is not None else "")
-        return Box(
-            Group(*lines), title=Text(escape(self._title)), subtitle=Text(elapsed), box=box.ROUNDED, border_style="dim"
-        )
+            lines.append(Text(escape(f"{last.what}: {last.recipient}  {last.why}"), "dim"))
+        for one in lines:
+            one.no_wrap, one.overflow = True, "ellipsis"
+        elapsed = span(state.elapsed) + (f", {span(state.left)} left" if state.left is not None else "")
+        title, subtitle = Text(escape(self._title)), Text(elapsed)
+        return Box(Group(bar, "", *lines), title=title, subtitle=subtitle, box=box.ROUNDED, border_style="dim")
 
     def _speed(self, state: State) -> str:
         most = max(self._rates, default=0) or 1

@@ -60,16 +60,24 @@ class Screen:
     def stripe(self, share: float, width: int) -> str:
         """A bar as long as ``share`` of ``width`` columns, in steps of an eighth, at least one; nothing behind it."""
         eighths = max(round(min(max(share, 0), 1) * width * 8), 1)
-        if not self._can_say("▏"):
+        if not self.can_say("▏"):
             return "#" * max(round(eighths / 8), 1)
         return "█" * (eighths // 8) + _BLOCKS[eighths % 8].strip()
+
+    def can_say(self, text: str) -> bool:
+        """Can the file's encoding say it?"""
+        try:
+            text.encode(self._encoding)
+        except UnicodeEncodeError:
+            return False
+        return True
 
     def _clear(self) -> str:
         drawn, self._drawn = self._drawn, False
         return "\r\x1b[K" if drawn else ""
 
     def _put(self, text: str) -> None:
-        if not self._can_say(text):
+        if not self.can_say(text):
             for glyph, plain in _ASCII.items():
                 text = text.replace(glyph, plain)
             text = text.encode(self._encoding, "backslashreplace").decode(self._encoding)
@@ -81,13 +89,6 @@ class Screen:
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self.file.fileno())  # what is buffered goes there too, also when the interpreter ends
             os.close(nowhere)
-
-    def _can_say(self, text: str) -> bool:
-        try:
-            text.encode(self._encoding)
-        except UnicodeEncodeError:
-            return False
-        return True
 
 
 def _width(file: TextIO) -> int:

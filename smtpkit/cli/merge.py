@@ -123,7 +123,7 @@ class Template:
         self._domain = Message(sender=sender, to=sender).message_id.rpartition("@")[2]  # checked, and ASCII
         self._attachments = tuple(Attachment(file.read_bytes(), file.name) for file in attach)
         header, separator, body = path.read_text("utf-8-sig").partition("\n\n")
-        self._header = _header(header, path)
+        self._header = _header(header.rstrip("\n"), path)
         below = header.count("\n") + 3
         self._text = compiled(body, path, below) if body.strip() or html is None else None
         self._html = compiled(html.read_text("utf-8-sig"), html, 1, markup=True) if html else None
@@ -139,6 +139,8 @@ class Template:
         known = {name.lower(): header.pop(name) for name in [*header] if name.lower() in {*_ADDRESSES, "subject"}}
         if "sender" in known:
             header["Sender"] = known["sender"]
+        if "to" in known:
+            Message(sender=self._sender, to=[recipient])  # the address is checked, whatever the To field shows
         message = Message(
             sender=known.get("from", self._sender),
             to=[known.get("to", recipient)],

@@ -6,8 +6,9 @@ Rules: what cannot be read is InvalidMail with the file's name and the line; a r
 import csv
 import json
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from smtpkit import InvalidMail
 
@@ -36,8 +37,9 @@ class Rows:
 
     def __iter__(self) -> Iterator[Row]:
         number = 0
-        for number, (line, values) in enumerate(self._read(), 1):
-            yield Row(number, line, values)
+        with self.path.open("rb") as file:
+            for number, (line, values) in enumerate(self._read(self._lines(file)), 1):
+                yield Row(number, line, values)
         if not number:
             raise InvalidMail(f"{self.path}: there is no row in it")
 
@@ -45,17 +47,16 @@ class Rows:
         """Such as "rows.csv, line 17"."""
         return f"{self.path}, line {line}"
 
-    def _lines(self) -> Iterator[str]:
+    def _lines(self, file: BinaryIO) -> Iterator[str]:
         number = 0
         try:
-            with self.path.open("rb") as file:
-                for number, line in enumerate(file, 1):
-                    yield line.decode("utf-8-sig" if number == 1 else "utf-8")
+            for number, line in enumerate(file, 1):
+                yield line.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError as error:
             raise InvalidMail(f"{self.where(number)}: it is not UTF-8 ({error.reason})") from error
 
-    def _json(self) -> Iterator[tuple[int, Mapping[str, Any]]]:
-        for number, line in enumerate(self._lines(), 1):
+    def _json(self, lines: Iterator[str]) -> Iterator[tuple[int, Mapping[str, Any]]]:
+        for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
             try:
@@ -66,11 +67,10 @@ class Rows:
                 raise InvalidMail(f'{self.where(number)}: a JSON object such as {{"email": …}} is wanted on each line')
             yield number, found
 
-    def _csv(self) -> Iterator[tuple[int, Mapping[str, Any]]]:
-        lines = self._lines()
+    def _csv(self, lines: Iterator[str]) -> Iterator[tuple[int, Mapping[str, Any]]]:
         first = next(lines, "")
         separator = max(SEPARATORS, key=first.count)
-        reader = csv.reader(_again(first, lines), delimiter=separator, strict=True)
+        reader = csv.reader(chain([first], lines), delimiter=separator, strict=True)
         begins = 1
         try:
             names = [name.strip() for name in next(reader, [])]
@@ -85,11 +85,6 @@ class Rows:
                 begins = reader.line_num + 1
         except csv.Error as error:
             raise InvalidMail(f"{self.where(begins)}: it is no CSV ({error})") from error
-
-
-def _again(first: str, lines: Iterator[str]) -> Iterator[str]:
-    yield first
-    yield from lines
 
 
 def _listed(names: "set[str] | Mapping[str, Any]") -> str:

@@ -207,8 +207,6 @@ def test_sender_is_checked(make: Any) -> None:
 
 # jinja2 ---------------------------------------------------------------------------------------------------------------
 
-jinja2 = pytest.importorskip("jinja2", reason="jinja2 is not installed")
-
 JINJA = """\
 Subject: Hello {{ name }}{% if n > 2 %}!{% endif %}
 To: {{ name }} <{{ email }}>

@@ -1,6 +1,5 @@
 """How far a bulk job is: in a line, in a log, in a panel, each no wider than it may be."""
 
-import importlib.util
 import io
 import re
 from typing import Any
@@ -124,7 +123,6 @@ def test_which(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
     assert terminal.getvalue().endswith("\r\x1b[K")
 
 
-@pytest.mark.skipif(importlib.util.find_spec("rich") is None, reason="rich is not installed")
 @pytest.mark.parametrize("width", [50, 80, 120])
 def test_panel(width: int, terminal: Terminal) -> None:
     """The panel of rich shows all, no wider than the screen; a server's words steer no terminal."""

@@ -59,6 +59,7 @@ NEVER: dict[str, set[str]] = {
     "channel": _LOOPS | _WORLD | _WHIMS,
     "pool": {"ssl", "socket", "pathlib", "sqlite3"},
     "bulk": {"ssl", "socket"},
+    "ledger": {"ssl", "socket"},
     "retry": {"ssl", "socket"},
     "spool": {"ssl", "socket"},
     "client": {"ssl", "socket"},
@@ -67,7 +68,7 @@ NEVER: dict[str, set[str]] = {
 # What opens nothing, although it lives where things are opened.
 CODECS = {"io.IncrementalNewlineDecoder"}
 
-WITHOUT_CODES = ("channel", "pool", "bulk", "retry", "client", "sync_client")
+WITHOUT_CODES = ("channel", "pool", "bulk", "ledger", "retry", "client", "sync_client")
 
 # The files that hold the two caches: TLS contexts; a loop's receive buffer.
 CACHES = {"transport/tls.py", "transport/asyncio_stream.py"}

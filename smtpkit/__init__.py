@@ -50,6 +50,8 @@ if TYPE_CHECKING:
         TransferProgress,
         TransferStarted,
     )
+    from smtpkit.ledger import Run, RunOutcomes
+    from smtpkit.ledger.rows import Counts
     from smtpkit.message.message import DSN, Message
     from smtpkit.message.mime import Attachment
     from smtpkit.options import Proxy, Untrusted
@@ -76,6 +78,7 @@ __all__ = (
     "ComponentError",
     "ConnectError",
     "Connected",
+    "Counts",
     "DataRefused",
     "EnhancedStatus",
     "Event",
@@ -98,6 +101,8 @@ __all__ = (
     "ReplyReceived",
     "Report",
     "Retry",
+    "Run",
+    "RunOutcomes",
     "SMTPError",
     "Secured",
     "SecurityMissing",
@@ -125,7 +130,7 @@ __all__ = (
 # Light ones first.
 _ROOMS = (
     *("errors", "events", "options", "protocol.reply", "retry", "message.message", "session", "bulk", "client"),
-    *("sync_client", "spool", "worker", "component.errors", "component.smtp"),
+    *("sync_client", "ledger", "spool", "worker", "component.errors", "component.smtp"),
 )
 
 

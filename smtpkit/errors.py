@@ -18,7 +18,7 @@
     │   └── InDoubt                    lost between the last octet and its reply: it may have been accepted (RFC 1047)
     ├── ProtocolViolation              the server broke the protocol
     ├── NotSupported                   the server lacks an extension this mail needs (.extension)
-    ├── SpoolError (OSError)           the directory of mail waiting could not be read or written
+    ├── SpoolError (OSError)           the directory of mail waiting, or a ledger, could not be read or written
     ├── InvalidMail (ValueError)       the caller's mistake, found before an octet of the mail was accepted
     └── UsageError (RuntimeError)      busy; wrong state; wrong options
 
@@ -172,7 +172,10 @@ class NotSupported(SMTPError):
 
 
 class SpoolError(SMTPError, OSError):
-    """The directory of mail waiting could not be read or written: the disk is full, or fails, or may not be used."""
+    """The directory of mail waiting, or the ledger of a run, could not be read or written.
+
+    The disk is full, or fails, or may not be used.
+    """
 
     transient = True
 

@@ -61,6 +61,7 @@ NEVER: dict[str, set[str]] = {
     "channel": _LOOPS | _WORLD | _WHIMS,
     "pool": {"ssl", "socket", "pathlib", "sqlite3"},
     "bulk": {"ssl", "socket"},
+    "ledger": {"ssl", "socket"},
     "retry": {"ssl", "socket"},
     "spool": {"ssl", "socket"},
     "client": {"ssl", "socket"},
@@ -69,7 +70,7 @@ NEVER: dict[str, set[str]] = {
 # What opens nothing, although it lives where things are opened.
 CODECS = {"io.IncrementalNewlineDecoder"}
 
-WITHOUT_CODES = ("channel", "pace", "turns", "pool", "bulk", "retry", "client", "sync_client")
+WITHOUT_CODES = ("channel", "pace", "turns", "pool", "bulk", "ledger", "retry", "client", "sync_client")
 
 # The files that hold the two caches: TLS contexts; a loop's receive buffer.
 CACHES = {"transport/tls.py", "transport/asyncio_stream.py"}
@@ -377,7 +378,7 @@ def test_foreign_imports_are_declared() -> None:
     """What is imported from elsewhere is the standard library or a dependency that every installation has."""
     declared = {"anyio", "h11", "idna", "python_socks", "smtpkit"} | sys.stdlib_module_names
     # Where they are what calls us; and what an extra brings.
-    present = {"transport": {"trio"}, "testing": {"pytest", "_pytest"}, "protocol": {"spnego"}}
+    present = {"transport": {"trio"}, "testing": {"pytest", "_pytest"}, "protocol": {"spnego"}, "cli": {"jinja2", "rich"}}
     for file in _files():
         room = _room(_module(file))
         if room != "contrib":

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 VERBS = {
     "demo": "send mails to a server of its own and show what happens",
     "send": "send a mail",
+    "bulk": "send a mail to everybody in a file, merged with what stands there",
     "queue": "keep mails in a directory, and send them from there until they are taken",
     "check": "connect, log in, and report what the server can do",
     "reference": "print the reference page of the documented SMTP class",

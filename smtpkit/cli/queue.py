@@ -2,21 +2,18 @@
 
 import argparse
 import json
-import signal
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from smtpkit import Attempted, Client, Listed, Outcome, Retry, SMTPError, Spool, Worker, enqueue
+from smtpkit import Attempted, Client, Listed, Outcome, Retry, SMTPError, Spool, enqueue
 from smtpkit.cli.arguments import Parser, add_colour, add_connection, client_options, transcribe
 from smtpkit.cli.exits import ACCEPTED, IN_DOUBT, REFUSED, SOME_REFUSED, TABLE, TRANSIENT, USAGE, code_of
 from smtpkit.cli.screen import Screen, Style, escape, span, volume
-
-if TYPE_CHECKING:
-    import anyio.abc
+from smtpkit.cli.signals import Heed
 
 DEEDS = {
     "add": "put a mail into a directory",
@@ -230,7 +227,7 @@ async def _send(chosen: argparse.Namespace, retry: Retry, teller: "Teller") -> i
         client.on(Attempted, teller)
         worker = client.worker(chosen.directory, retry=retry, keep=chosen.keep)
         async with anyio.create_task_group() as tasks:
-            heed = Heed(worker, chosen.grace, teller.errors)
+            heed = Heed(lambda: worker.stop(within=chosen.grace), teller.errors)
             await tasks.start(heed, tasks.cancel_scope)
             try:
                 if "interval" in chosen:
@@ -248,30 +245,6 @@ async def _send(chosen: argparse.Namespace, retry: Retry, teller: "Teller") -> i
     if fault is not None:
         return IN_DOUBT if teller.code == IN_DOUBT else code_of(fault)
     return ACCEPTED if heed.heard else teller.code
-
-
-class Heed:
-    """Waits for signals: the first ends the work in order, the second at once. ``heard`` are those that came."""
-
-    def __init__(self, worker: Worker, grace: float, errors: Screen) -> None:
-        self.heard: list[int] = []
-        self._worker = worker
-        self._grace = grace
-        self._errors = errors
-
-    async def __call__(self, scope: Any, *, task_status: "anyio.abc.TaskStatus[None]") -> None:
-        """Wait for them; ``scope`` is cancelled by the second."""
-        import anyio
-
-        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-            task_status.started()
-            async for number in signals:
-                self.heard.append(number)
-                if len(self.heard) > 1:
-                    scope.cancel()
-                    return
-                self._worker.stop(within=self._grace)
-                self._errors.line("smtpkit: stopping; what is in flight is finished, another signal ends at once")
 
 
 class Teller:

@@ -16,7 +16,7 @@ _ASCII = {"█": "#", "░": ".", "─": "-", "·": "-", "…": "...", "✓": "+
 
 
 class Screen:
-    """Lines on a text file. ``live``: a line can be redrawn in place. ``width`` in columns.
+    """Lines on a text ``file``. ``live``: a line can be redrawn in place. ``width`` in columns.
 
     ``gone``: whoever read it has left, and nothing is shown any more; that is no reason to stop sending.
     Colour by ``when``: "auto" means on a terminal that is not dumb, unless NO_COLOR is set (https://no-color.org).
@@ -24,12 +24,12 @@ class Screen:
     """
 
     def __init__(self, file: TextIO | None = None, *, when: When = "auto") -> None:
-        self._file = file or sys.stdout
-        self.live = self._file.isatty() and os.environ.get("TERM") != "dumb"
+        self.file = file or sys.stdout
+        self.live = self.file.isatty() and os.environ.get("TERM") != "dumb"
         self.colour = when == "always" or (when == "auto" and self.live and not os.environ.get("NO_COLOR"))
         self.gone = False
-        self.width = _width(self._file) if self.live else 80
-        self._encoding = self._file.encoding or "utf-8"
+        self.width = _width(self.file) if self.live else 80
+        self._encoding = self.file.encoding or "utf-8"
         self._drawn = False  # a line that will be redrawn stands there
 
     def paint(self, text: str, *styles: Style) -> str:
@@ -60,34 +60,35 @@ class Screen:
     def stripe(self, share: float, width: int) -> str:
         """A bar as long as ``share`` of ``width`` columns, in steps of an eighth, at least one; nothing behind it."""
         eighths = max(round(min(max(share, 0), 1) * width * 8), 1)
-        if not self._can_say("▏"):
+        if not self.can_say("▏"):
             return "#" * max(round(eighths / 8), 1)
         return "█" * (eighths // 8) + _BLOCKS[eighths % 8].strip()
+
+    def can_say(self, text: str) -> bool:
+        """Can the file's encoding say it?"""
+        try:
+            text.encode(self._encoding)
+        except UnicodeEncodeError:
+            return False
+        return True
 
     def _clear(self) -> str:
         drawn, self._drawn = self._drawn, False
         return "\r\x1b[K" if drawn else ""
 
     def _put(self, text: str) -> None:
-        if not self._can_say(text):
+        if not self.can_say(text):
             for glyph, plain in _ASCII.items():
                 text = text.replace(glyph, plain)
             text = text.encode(self._encoding, "backslashreplace").decode(self._encoding)
         try:
-            self._file.write(text)
-            self._file.flush()
+            self.file.write(text)
+            self.file.flush()
         except BrokenPipeError:
             self.gone = True
             nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self._file.fileno())  # what is buffered goes there too, also when the interpreter ends
+            os.dup2(nowhere, self.file.fileno())  # what is buffered goes there too, also when the interpreter ends
             os.close(nowhere)
-
-    def _can_say(self, text: str) -> bool:
-        try:
-            text.encode(self._encoding)
-        except UnicodeEncodeError:
-            return False
-        return True
 
 
 def _width(file: TextIO) -> int:

@@ -185,10 +185,12 @@ async def prepare(
 
     ``sender`` ("" for the null reverse-path) and ``recipients`` are taken from the header where they are None: from the
     newest Resent block if there is one. Of a one-shot source only the header is read. ``run`` runs a function that
-    blocks; nothing else is awaited but an async iterable. Raises InvalidMail.
+    blocks; nothing else is awaited but an async iterable. What is prepared already stays so. Raises InvalidMail.
     """
     found: Sequence[_Found]
     identity: str | None
+    if isinstance(message, Prepared):
+        return message
     if isinstance(message, Message):
         found, data, identity = message._found, await _composed(message, run), message.message_id  # noqa: SLF001
         utf8 = _header_needs_utf8(found)

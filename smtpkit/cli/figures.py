@@ -1,0 +1,283 @@
+"""What a bulk job has come to, in figures: counts, latencies, throughput, tables; in constant memory.
+
+Rules: fed by the public events and outcomes alone. A million mails take no more room than a thousand: latencies fall
+into logarithmic classes, time into spans that double, and a table that is full counts what is new as others.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from math import log10
+from typing import Any, Literal, NamedTuple
+
+from smtpkit import (
+    CommandSent,
+    Connected,
+    DataRefused,
+    Event,
+    InvalidMail,
+    NotSupported,
+    Outcome,
+    RecipientsRefused,
+    Refused,
+    Reply,
+    ReplyReceived,
+    Secured,
+    SenderRefused,
+    SessionClosed,
+    Settled,
+    SMTPError,
+    TransferEnded,
+)
+
+Fate = Literal["accepted", "refused", "deferred", "in doubt", "invalid"]
+
+FATES: tuple[Fate, ...] = ("accepted", "refused", "deferred", "in doubt", "invalid")
+OTHERS = "(others)"
+MOST_DOMAINS = 2000
+MOST_REPLIES = 500
+LONGEST_WORDS = 160
+
+_VARIES = re.compile(r"<[^<>]*>|\S*[\d@]\S*")  # a path, a queue file's name, a time: what makes equal replies differ
+
+_SEVERAL = re.compile("…(?: ?…)+")
+
+
+def fate(outcome: Outcome) -> Fate:
+    """What became of a mail for one recipient."""
+    if outcome.in_doubt:
+        return "in doubt"
+    if outcome.accepted:
+        return "accepted"
+    if isinstance(outcome.error, InvalidMail):
+        return "invalid"
+    if outcome.refused:
+        return "deferred" if all(reply.transient for reply in outcome.refused.values()) else "refused"
+    error = outcome.error
+    return "refused" if error and about_the_mail(error) and not error.transient else "deferred"
+
+
+def about_the_mail(error: SMTPError) -> bool:
+    """Is it a verdict on this mail, and not the end of a session or the lack of one?"""
+    return isinstance(error, SenderRefused | RecipientsRefused | DataRefused | NotSupported | InvalidMail)
+
+
+def verdict(outcome: Outcome) -> Reply | None:
+    """The reply that decided: the refusal where there is one, else the one to the mail data."""
+    if outcome.refused:
+        return next(iter(outcome.refused.values()))
+    return outcome.error.reply if isinstance(outcome.error, Refused) else outcome.reply
+
+
+def words(outcome: Outcome) -> str:
+    """Why it was not accepted: the server's words, or those of the error."""
+    reply = verdict(outcome)
+    return str(reply) if reply is not None and reply.negative else str(outcome.error or "")
+
+
+def alike(reply: Reply) -> str:
+    """The reply without what differs from mail to mail, so that equal ones count as one."""
+    code, _, text = str(reply).partition(" ")
+    status = f" {reply.enhanced}" if reply.enhanced else ""
+    said = _SEVERAL.sub("…", _VARIES.sub("…", text.removeprefix(status.strip()).strip()))
+    return f"{code}{status} {said}"[:LONGEST_WORDS].rstrip()
+
+
+class Histogram:
+    """Durations in seconds, counted in ten classes to the power of ten, from 10 µs to 10,000 s."""
+
+    FIRST, LAST, EACH = -5, 4, 10
+
+    def __init__(self) -> None:
+        self.counts = [0] * ((self.LAST - self.FIRST) * self.EACH)
+        self.count = 0
+        self.total = self.most = 0.0
+
+    def add(self, seconds: float) -> None:
+        """Count one."""
+        place = int((log10(seconds) - self.FIRST) * self.EACH) if seconds > 1e-5 else 0
+        self.counts[min(place, len(self.counts) - 1)] += 1
+        self.count += 1
+        self.total += seconds
+        self.most = max(self.most, seconds)
+
+    def quantile(self, share: float) -> float:
+        """The duration that so large a share stays below, to within an eighth."""
+        left = share * self.count
+        for place, count in enumerate(self.counts):
+            if count and left <= count:
+                return min(self.edge(place + left / count), self.most)
+            left -= count
+        return self.most
+
+    def edge(self, place: float) -> float:
+        """Where a class begins, in seconds."""
+        return float(10 ** (self.FIRST + place / self.EACH))
+
+
+class Timeline:
+    """How many of each fate came in each span of time; when there are too many spans each becomes twice as long."""
+
+    MOST = 240
+
+    def __init__(self, width: float = 0.05) -> None:
+        self.width = width  # seconds
+        self.spans: list[Counter[Fate]] = []
+
+    def add(self, at: float, what: Fate) -> None:
+        """Count one, so many seconds after the beginning."""
+        while (place := int(at / self.width)) >= self.MOST:
+            self.width *= 2
+            pairs = [*self.spans, Counter()] if len(self.spans) % 2 else self.spans
+            self.spans = [pairs[first] + pairs[first + 1] for first in range(0, len(pairs), 2)]
+        while len(self.spans) <= place:
+            self.spans.append(Counter())
+        self.spans[place][what] += 1
+
+
+class Table:
+    """Counts of fates by a text; at most so many texts, the others together."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self.rows: dict[str, Counter[Fate]] = {}
+
+    def add(self, name: str, what: Fate, count: int = 1) -> None:
+        """Count so many."""
+        if name not in self.rows and len(self.rows) >= self._most:
+            name = OTHERS
+        self.rows.setdefault(name, Counter())[what] += count
+
+    def largest(self) -> Iterator[tuple[str, Counter[Fate]]]:
+        """The rows, the largest first, the others last."""
+        yield from sorted(self.rows.items(), key=lambda row: (row[0] == OTHERS, -row[1].total(), row[0]))
+
+
+class Failure(NamedTuple):
+    """A mail that was not accepted: for whom, the line of its row, what came of it, and why."""
+
+    recipient: str
+    line: int
+    what: Fate
+    why: str
+
+
+STAGES = {
+    "greeting": "from the connection to the greeting",
+    "EHLO": "",
+    "STARTTLS": "",
+    "TLS": "the handshake",
+    "AUTH": "each exchange of the login",
+    "MAIL": "the sender",
+    "RCPT": "the recipient",
+    "DATA": "until the server says go on",
+    "mail data": "from its last octet to the reply: the verdict",
+}
+_ALIAS = {"LHLO": "EHLO", "HELO": "EHLO", "***": "AUTH"}
+
+
+class Latencies:
+    """Hears the events of a client and measures how long each reply took to come. ``stages`` holds what was found.
+
+    A reply belongs to the oldest command of its mail that has none; what a session or a mail still waits for when it is
+    over is forgotten.
+    """
+
+    KINDS: tuple[type[Event], ...] = (
+        *(CommandSent, ReplyReceived, TransferEnded, Settled, Connected, Secured, SessionClosed),
+    )
+
+    def __init__(self) -> None:
+        self.stages = {stage: Histogram() for stage in STAGES}
+        self.sessions = 0  # that are open
+        self.opened = 0
+        self.octets = 0  # of mail data
+        self._waiting: dict[int, dict[int, list[tuple[str, float]]]] = {}  # by session and by mail: stage, since when
+
+    def __call__(self, event: Event) -> None:
+        """Hear one event."""
+        match event:
+            case CommandSent(text=text):
+                verb = text.partition(" ")[0]
+                if verb != "BDAT":  # its reply is that to the mail data
+                    self._wait(event, _ALIAS.get(verb, verb))
+            case ReplyReceived():
+                self._heard(event)
+            case TransferEnded(done=done):
+                self.octets += done
+                self._wait(event, "mail data")
+            case Settled(item=item):
+                self._waiting.get(event.session, {}).pop(id(item), None)
+            case Connected():
+                self._waiting[event.session] = {}
+                self.sessions, self.opened = len(self._waiting), self.opened + 1
+                self._wait(event, "greeting")
+            case Secured(at=at):
+                self._secured(at, self._waiting.get(event.session, {}).get(id(event.item), []))
+            case SessionClosed():
+                self._waiting.pop(event.session, None)
+                self.sessions = len(self._waiting)
+
+    def _wait(self, event: Event, stage: str) -> None:
+        mails = self._waiting.get(event.session)
+        if mails is not None:
+            mails.setdefault(id(event.item), []).append((stage, event.at))
+
+    def _heard(self, event: Event) -> None:
+        waiting = self._waiting.get(event.session, {}).get(id(event.item))
+        if waiting:
+            stage, since = waiting.pop(0)
+            if stage in self.stages:
+                self.stages[stage].add(event.at - since)
+            if stage == "STARTTLS":
+                waiting.append(("TLS", event.at))
+
+    def _secured(self, at: float, waiting: list[tuple[str, float]]) -> None:
+        """TLS has begun, after STARTTLS or, implicit, before the greeting, which is waited for from here on."""
+        for stage, since in waiting[:1]:
+            self.stages["TLS"].add(at - since)
+            waiting[:1] = [(stage, at)] if stage == "greeting" else []
+
+
+class Figures:
+    """All that the progress and the report show. ``total``: how many mails there are; ``before``: settled earlier."""
+
+    KEPT = 500  # failures
+
+    def __init__(self, total: int, begun: float) -> None:
+        self.total = total
+        self.begun = begun  # seconds on the clock of ``at``
+        self.before = 0
+        self.counts: Counter[Fate] = Counter()
+        self.latencies = Latencies()
+        self.timeline = Timeline()
+        self.domains = Table(MOST_DOMAINS)
+        self.replies = Table(MOST_REPLIES)
+        self.failures: list[Failure] = []
+        self.latest: Failure | None = None
+        self.failed = 0
+
+    def settle(self, outcome: Outcome, recipient: str, line: int, at: float) -> Fate:
+        """Count a mail."""
+        what = fate(outcome)
+        self.counts[what] += 1
+        self.timeline.add(at - self.begun, what)
+        self.domains.add(recipient.rpartition("@")[2].lower() or recipient, what)
+        reply = verdict(outcome)
+        self.replies.add(alike(reply) if reply else _kind(outcome.error), what)
+        if what != "accepted":
+            self.failed += 1
+            self.latest = Failure(recipient, line, what, words(outcome))
+            if len(self.failures) < self.KEPT:
+                self.failures.append(self.latest)
+        return what
+
+    @property
+    def done(self) -> int:
+        """How many are settled, now and before."""
+        return self.before + self.counts.total()
+
+
+def _kind(error: Any) -> str:
+    """What an error without a reply is counted as."""
+    return f"no reply: {type(error).__name__}" if error else "no reply"

@@ -69,8 +69,9 @@ class Store:
             self._database.close()
 
     def next_run(self) -> int:
-        """Write down that a run begins; its number, from 1."""
+        """Write down that a run begins; its number, from 1. What was under way by then is in doubt."""
         with self._told("nothing was sent"):
+            self._leave_in_doubt()
             number: int = self._ask("INSERT INTO run DEFAULT VALUES RETURNING number")[0][0]
         return number
 
@@ -120,7 +121,7 @@ class Store:
                 self._ask(f"PRAGMA user_version = {VERSION}")
 
     def _leave_in_doubt(self) -> None:
-        """What an earlier process handed out and did not settle is in doubt."""
+        """What an earlier run handed out and did not settle is in doubt."""
         if any(number for (_, _, state), number in self.tally.items() if state == "under_way"):
             left = [Row._make(row) for row in self._ask(_LEFT)]
             reply = "InDoubt: the run ended before its outcome was written down"

@@ -101,7 +101,7 @@ def served(server: Server) -> Counter[str]:
     return Counter(mail.paths[0] for mail in list(server.received))
 
 
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("in_doubt", ["hold", "retry"])
 def test_killed_at_random(memory_path: Path, in_doubt: str) -> None:
     """Killed at 50 random moments, a run of 2,000 is complete at the end: all are accounted for.

@@ -117,7 +117,8 @@ class Run:
         ``messages`` and ``window`` are as there. A mail is known by its position in ``messages``, or by what ``key``
         makes of it: the same in each run, and one of its own for each mail. An outcome is on the disk when it comes.
         Mails that an earlier run has settled are passed over, but for those in doubt that are left alone: each is an
-        outcome. ``smtpkit.Message`` and ``email.message`` get their former Message-ID where they are sent again.
+        outcome. ``smtpkit.Message`` and ``email.message`` get their former Message-ID where they are sent again. What
+        the client's events name is the mail as it was handed out; ``.item`` of that is the caller's.
 
         Raises UsageError for a mail that is for others than the ledger says; SpoolError where the ledger cannot be
         written; and what ``messages`` raises. Nothing more is handed out then.
@@ -211,6 +212,7 @@ class RunOutcomes:
         self._leaving = False
         self._scope: anyio.CancelScope | None = None
         self._number = 0  # of this run in its ledger
+        self._known = -1  # the last position that the ledger knows
         self._size = FEW  # of a batch
         self._wrote = 0.0  # seconds that the last one took to be written
         self._batch: deque[Entry] = deque()  # written down, and not given to the client
@@ -239,8 +241,9 @@ class RunOutcomes:
         self._begin()
         await self._until(lambda: bool(self._ready) or self.ended)
         if self._ready:
+            outcome = self._ready.popleft()
             self._ring()
-            return self._ready.popleft()
+            return outcome
         self.raise_fault()
         raise StopAsyncIteration
 
@@ -398,7 +401,8 @@ class RunOutcomes:
                 break
             keyed[name] = item
         store = self._store
-        kept = await self._write(partial(store.kept, list(keyed)))
+        known = [name for name in keyed if isinstance(name, str) or name <= self._known]
+        kept = await self._write(partial(store.kept, known)) if known else {}
         batch: list[Entry] = []
         told: list[Outcome] = []
         changes: list[Change] = []
@@ -485,10 +489,12 @@ class RunOutcomes:
 
     def _check_keys(self, store: Store) -> None:
         """Raise UsageError where the ledger knows its mails otherwise: each of them would be sent once more."""
-        found = store.keyed_by()
-        if found is not None and found is not (int if self._key is None else str):
-            was = "their position" if found is int else "a key"
+        last = store.last_key()
+        if last is not None and isinstance(last, str) != (self._key is not None):
+            was = "a key" if isinstance(last, str) else "their position"
             raise UsageError(f"key: this ledger knows its mails by {was}; give the input as it was given then")
+        if isinstance(last, int):
+            self._known = last
 
     # What the tasks have in common
 

@@ -35,7 +35,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-MOST = 128  # mails in a batch, and outcomes that nobody has read
+FEW = 8  # in a batch, where as many are there
+MOST = 64  # mails in a batch
+UNREAD = 128  # outcomes that nobody has read
+PATIENCE = 0.002  # seconds that an outcome waits for others, to be written down with them
 
 
 class Sender(Protocol):
@@ -83,6 +86,8 @@ class Run:
     ) -> None:
         if in_doubt not in {"hold", "retry"}:
             raise UsageError(f"in_doubt {in_doubt!r}: retry or hold")
+        if not hasattr(client, "aclose"):
+            raise UsageError(f"client: an async smtpkit.Client, not {type(client).__name__}")
         self._path = path
         self._client = client
         self._retry = in_doubt == "retry"
@@ -112,7 +117,8 @@ class Run:
         ``messages`` and ``window`` are as there. A mail is known by its position in ``messages``, or by what ``key``
         makes of it: the same in each run, and one of its own for each mail. An outcome is on the disk when it comes.
         Mails that an earlier run has settled are passed over, but for those in doubt that are left alone: each is an
-        outcome. ``smtpkit.Message`` and ``email.message`` get their former Message-ID where they are sent again.
+        outcome. ``smtpkit.Message`` and ``email.message`` get their former Message-ID where they are sent again. What
+        the client's events name is the mail as it was handed out; ``.item`` of that is the caller's.
 
         Raises UsageError for a mail that is for others than the ledger says; SpoolError where the ledger cannot be
         written; and what ``messages`` raises. Nothing more is handed out then.
@@ -206,14 +212,15 @@ class RunOutcomes:
         self._leaving = False
         self._scope: anyio.CancelScope | None = None
         self._number = 0  # of this run in its ledger
-        self._size = 1  # of a batch
+        self._known = -1  # the last position that the ledger knows
+        self._size = FEW  # of a batch
+        self._wrote = 0.0  # seconds that the last one took to be written
         self._batch: deque[Entry] = deque()  # written down, and not given to the client
         self._settled: list[Outcome] = []  # and not written down
         self._ready: deque[Outcome] = deque()  # and not asked for
         self._fault: Exception | None = None  # raised when everything before it was
         self._sent = False
-        self._waiting = 0
-        self._bell: anyio.Event | None = None
+        self._waiting: list[tuple[Callable[[], bool], anyio.Event]] = []
 
     async def __aenter__(self) -> Self:
         self._begin()
@@ -234,8 +241,9 @@ class RunOutcomes:
         self._begin()
         await self._until(lambda: bool(self._ready) or self.ended)
         if self._ready:
+            outcome = self._ready.popleft()
             self._ring()
-            return self._ready.popleft()
+            return outcome
         self.raise_fault()
         raise StopAsyncIteration
 
@@ -302,8 +310,12 @@ class RunOutcomes:
 
     async def _record(self) -> None:
         """Write outcomes down, as they come, and hand them to the caller."""
+        import anyio
+
         while True:
             await self._until(lambda: bool(self._settled) or self._sent)
+            with anyio.move_on_after(PATIENCE):
+                await self._until(lambda: len(self._settled) >= FEW or self._sent)
             if self._settled:
                 try:
                     await self._flush()
@@ -362,19 +374,18 @@ class RunOutcomes:
             items = await self._items.take(self._size)
             if not items:
                 return
-            began = time.monotonic()
             fault = await self._write_down(items)
-            wrote = time.monotonic()
+            begun = time.monotonic()
             while self._batch and not self._leaving:
                 yield self._batch[0]
                 self._batch.popleft()
             if fault is not None:
                 raise fault
-            gone = time.monotonic() - wrote
-            if gone < 4 * (wrote - began):
+            gone = time.monotonic() - begun
+            if gone < self._wrote:
                 self._size = min(2 * self._size, MOST)
-            elif gone > 16 * (wrote - began):
-                self._size = max(self._size // 2, 1)
+            elif gone > 4 * self._wrote:
+                self._size = max(self._size // 2, FEW)
 
     async def _write_down(self, items: list[tuple[int, Any]]) -> Exception | None:
         """Write down that these mails are handed out; what is wrong with the first one that cannot be."""
@@ -390,7 +401,8 @@ class RunOutcomes:
                 break
             keyed[name] = item
         store = self._store
-        kept = await self._write(partial(store.kept, list(keyed)))
+        known = [name for name in keyed if isinstance(name, str) or name <= self._known]
+        kept = await self._write(partial(store.kept, known)) if known else {}
         batch: list[Entry] = []
         told: list[Outcome] = []
         changes: list[Change] = []
@@ -406,7 +418,9 @@ class RunOutcomes:
             elif plan[0] is not None:
                 told.append(plan[0])
         if changes:
+            begun = time.monotonic()
             await self._write(partial(store.write, changes))
+            self._wrote = time.monotonic() - begun
         self._batch += batch
         self._ready += told
         self._ring()
@@ -475,10 +489,12 @@ class RunOutcomes:
 
     def _check_keys(self, store: Store) -> None:
         """Raise UsageError where the ledger knows its mails otherwise: each of them would be sent once more."""
-        found = store.keyed_by()
-        if found is not None and found is not (int if self._key is None else str):
-            was = "their position" if found is int else "a key"
+        last = store.last_key()
+        if last is not None and isinstance(last, str) != (self._key is not None):
+            was = "a key" if isinstance(last, str) else "their position"
             raise UsageError(f"key: this ledger knows its mails by {was}; give the input as it was given then")
+        if isinstance(last, int):
+            self._known = last
 
     # What the tasks have in common
 
@@ -493,21 +509,25 @@ class RunOutcomes:
 
     def _has_room(self) -> bool:
         """May more be settled, though the caller reads slowly?"""
-        return self._leaving or self._fault is not None or len(self._ready) + len(self._settled) < MOST
+        return self._leaving or self._fault is not None or len(self._ready) + len(self._settled) < UNREAD
 
     async def _until(self, true: Callable[[], bool]) -> None:
+        """Wait until something is true, as far as whoever changes it rings."""
         import anyio
 
         while not true():
-            if self._bell is None:
-                self._bell = anyio.Event()
-            await self._bell.wait()
+            waiting = (true, anyio.Event())
+            self._waiting.append(waiting)
+            try:
+                await waiting[1].wait()
+            finally:
+                self._waiting.remove(waiting)
 
     def _ring(self) -> None:
-        """Wake whoever waits for something to change."""
-        if self._bell is not None:
-            bell, self._bell = self._bell, None
-            bell.set()
+        """Wake those for whom it has become true."""
+        for true, bell in self._waiting:
+            if true():
+                bell.set()
 
 
 def _mail(item: Any) -> Mail:

@@ -18,6 +18,8 @@ State = Literal["accepted", "refused", "deferred", "in_doubt", "waiting", "under
 STATES: tuple[State, ...] = get_args(State)
 AGAIN: frozenset[State] = frozenset({"deferred", "waiting"})  # what the next run sends
 LONGEST_KIND = 120  # characters
+MOST_KINDS = 1000
+OTHERS = "…"  # the kinds beyond those
 
 _VERDICTS = (SenderRefused, RecipientsRefused, DataRefused)  # on the mail; a refused login is none
 _KIND = re.compile(r"(\d{3}(?: \d\.\d{1,3}\.\d{1,3}(?!\S))?)?(.*)", re.DOTALL)
@@ -51,7 +53,8 @@ class Counts:
 
     ``waiting`` was taken from the input and given back unsent; what the input still holds nobody has counted.
     ``domains`` says the same for each domain ("" where there is none); ``replies`` how often each reply or error was
-    the last word, with "…" for what is particular to a mail: ``250 2.0.0 Ok: queued as …``.
+    the last word, with "…" for what is particular to a mail: ``250 2.0.0 Ok: queued as …``. Of replies that still
+    differ the first thousand are told apart, and the rest is "…".
     """
 
     accepted: int = 0
@@ -72,15 +75,21 @@ class Counts:
 Tally = Counter[tuple[str, str, State]]  # of ("domain" or "reply", its name, the state)
 
 
-def tallied(changes: Iterable[Change]) -> Tally:
-    """What changes in the counts, by how much."""
+def tallied(changes: Iterable[Change], kinds: set[str]) -> Tally:
+    """What changes in the counts, by how much. ``kinds`` of replies are those known by then; new ones are added.
+
+    A server that says something else each time is not followed for ever: what is too many is one kind.
+    """
     tally: Tally = Counter()
     for change in changes:
         for row, number in ((change.before, -1), (change.after, 1)):
             if row is not None:
                 tally["domain", row.address.rpartition("@")[2].lower(), row.state] += number
                 if row.reply is not None:
-                    tally["reply", kind(row.reply), row.state] += number
+                    name = kind(row.reply)
+                    if len(kinds) < MOST_KINDS:
+                        kinds.add(name)
+                    tally["reply", name if name in kinds else OTHERS, row.state] += number
     return tally
 
 

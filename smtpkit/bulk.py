@@ -179,11 +179,13 @@ class Bulk:
         self._dry = True
         if self._session is not None and self._flying:
             self._session.channel.outer = (self._session.channel.stream.now() + limit, "timeout")
-        while self._flying:
-            await self._settle()
-        self.unsent += [entry.item for entry in self._again]
-        self._again.clear()
-        self.unsent += self._feed.rest()
+        try:
+            while self._flying:
+                await self._settle()
+        finally:
+            self.unsent += [entry.item for entry in self._again]
+            self._again.clear()
+            self.unsent += self._feed.rest()
         await self._release()
 
     async def _fill(self) -> None:

@@ -11,7 +11,7 @@ from contextlib import suppress
 from math import inf
 from typing import Any, Generic, TypeVar
 
-from smtpkit.errors import ChannelLost, InvalidMail, ProtocolViolation, SMTPError, TimedOut
+from smtpkit.errors import ChannelLost, InvalidMail, ProtocolViolation, ServiceClosing, SMTPError, TimedOut
 from smtpkit.events import CommandSent, Event, ReplyReceived, TransferEnded, TransferProgress, TransferStarted
 from smtpkit.observers import Observers
 from smtpkit.options import Limits
@@ -253,7 +253,10 @@ class Channel:
             return
         started.procedure.close()
         if not self._over:
-            self.abandon(ChannelLost(f"the session ended with an earlier procedure: {started.error}"))
+            why = started.error
+            if not isinstance(why, ServiceClosing):  # a server that leaves has done nothing of what is behind that
+                why = ChannelLost(f"the session ended with an earlier procedure: {why}")
+            self.abandon(why)
 
     def _say(self, commands: tuple[Command, ...], started: Started[Any]) -> None:
         said, out, owed, heard = self._said, self._out, self._owed, self._observers.heard

@@ -16,8 +16,8 @@ from smtpkit import InDoubt, Mail, Outcome, TimedOut
 from smtpkit.testing import Action, Answer, Close, Dialogue, Received, Reset, Script, Server, Session, Stall
 
 Kind = Literal["drop", "reset", "stall", "deaf", "421"]
-KINDS: tuple[Kind, ...] = (*("drop", "reset", "421") * 2, "stall", "deaf")  # a silence takes its time
-DROPPED = ("drop", "reset")  # whatever comes then nobody reads
+FAULTS: tuple[Kind, ...] = ("drop", "drop", "reset", "reset", "stall", "deaf")  # a silence takes its time
+INSTEAD: tuple[Kind, ...] = (*FAULTS, "421", "421")  # of a reply
 CLOSING = "421 4.3.2 closing down"
 REFUSALS = {"MAIL": "450 4.7.1 not now", "RCPT": "550 5.1.1 no such mailbox", "END": "552 5.3.4 too much"}
 _UNREAD = re.compile(
@@ -45,9 +45,10 @@ class Attempt:
     said: list[tuple[str, str]] = field(default_factory=list)
     whole: bool = False
 
-    def was_answered(self, *digits: str) -> bool:
-        """Did the mail data get a reply that begins with one of them?"""
-        return any(verb == "END" and code[0] in digits for verb, code in self.said)
+    @property
+    def accepted(self) -> bool:
+        """Was that said?"""
+        return any(verb == "END" and code[0] == "2" for verb, code in self.said)
 
     @property
     def refused(self) -> bool:
@@ -60,14 +61,10 @@ class Attempt:
 class Chaos(Server):
     """A server that fails with probability ``rate`` at each moment. ``failed`` maps sessions to moment and kind."""
 
-    def __init__(
-        self, seed: int, *, rate: float = 0.01, kinds: Sequence[Kind] = KINDS, script: Script | None = None
-    ) -> None:
-        super().__init__(script or Script())
+    def __init__(self, seed: int, *, rate: float = 0.01) -> None:
+        super().__init__(Script())
         self.seed = seed
         self.rate = rate
-        self.kinds = kinds
-        self.faults = [kind for kind in kinds if kind != "421"]  # where no reply is due, or it is said already
         self.failed: dict[int, tuple[str, Kind]] = {}
         self.attempts: dict[str, list[Attempt]] = defaultdict(list)
         self.dialogues: list[_Faulty] = []
@@ -81,10 +78,11 @@ class Chaos(Server):
     def look(self) -> None:
         """Take into the log what lay unread where a session failed. To be called once, when all has ended."""
         for dialogue in self.dialogues:
-            chunked = dialogue.in_chunk
+            number, chunked = dialogue.session.number, dialogue.in_chunk
+            last_words = [("", "421")] if number in self.failed and self.failed[number][1] == "421" else []
             for found in _UNREAD.finditer(dialogue.unread):
                 if begun := found["begun"]:
-                    self.attempts[begun.decode()].append(Attempt(dialogue.session.number))
+                    self.attempts[begun.decode()].append(Attempt(number, list(last_words)))
                 elif told := found["told"]:
                     self.attempts[told.decode()][-1].whole = chunked or found["dot"] is not None
                 else:
@@ -150,7 +148,7 @@ class _Faulty(Dialogue):
             self._attempt.whole = True
             self._told.clear()
         if self._happens():
-            kind = self._fail(f"before {verb}", self._chaos.kinds)
+            kind = self._fail(f"before {verb}", INSTEAD)
             return {"421": CLOSING, "stall": answer}.get(kind)
         if verb in REFUSALS and str(answer).startswith("2") and self._happens():
             return REFUSALS[verb]
@@ -161,7 +159,7 @@ class _Faulty(Dialogue):
         if isinstance(answer, str) and self._happens():
             octets = answer.encode() + b"\r\n"
             self._out.say(octets[: self._random.choice((0, self._random.randrange(len(octets))))])
-            self._fail(f"after {verb}", self._chaos.faults)
+            self._fail(f"after {verb}", FAULTS)
         if isinstance(answer, str) and self._attempt and not (self._out.over or self._out.mute):
             self._attempt.said.append((verb, answer[:3]))
         super()._give(verb, argument, answer)
@@ -181,7 +179,7 @@ class _Faulty(Dialogue):
         super()._passed(length)
         if self._break_at is not None and self._arrived >= self._break_at:
             self._break_at = None
-            self._fail("within mail data", self._chaos.faults)
+            self._fail("within mail data", FAULTS)
 
 
 def judge(server: Chaos, sent: Sequence[Mail], outcomes: Iterable[tuple[Mail, Outcome]], *, bdat: bool) -> Counter[str]:
@@ -212,6 +210,8 @@ def judge(server: Chaos, sent: Sequence[Mail], outcomes: Iterable[tuple[Mail, Ou
 def _judged(server: Chaos, mail: Mail, outcome: Outcome, recorded: list[Received], *, bdat: bool, why: str) -> str:
     """What is true of one mail."""
     assert len(recorded) <= 1, f"twice: {why}"
+    given = [attempt for attempt in server.attempts[mail.sender or ""] if attempt.whole and not attempt.refused]
+    assert len(given) <= 1, f"given twice: {why}"
     assert outcome.error is None or outcome.error.outcome is outcome, why
     for received in recorded:
         assert received.octets == mail.message, f"mixed up: {why}"
@@ -237,14 +237,15 @@ def _doubted(server: Chaos, mail: Mail, outcome: Outcome, recorded: list[Receive
     assert sorted([*outcome.in_doubt, *outcome.refused]) == mail.recipients, why
     attempts = server.attempts[mail.sender or ""]
     kinds = {attempt.session: server.failed.get(attempt.session, ("", None))[1] for attempt in attempts}
-    if isinstance(outcome.error.__cause__, TimedOut) and not {"stall", "deaf"} & set(kinds.values()):
+    if isinstance(outcome.error.__cause__, TimedOut) and attempts and not {"stall", "deaf"} & set(kinds.values()):
         return "slow"
-    assert not any(attempt.was_answered("2") for attempt in attempts), f"its reply was said: {why}"
+    assert not any(attempt.accepted for attempt in attempts), f"its reply was said: {why}"
+    assert not attempts or not all(attempt.refused for attempt in attempts), f"its refusal was said: {why}"
     if recorded:
         return "in doubt, accepted"
     if any(attempt.whole and not attempt.refused for attempt in attempts):
         return "in doubt, not accepted"
-    dropped = [attempt for attempt in attempts if kinds[attempt.session] in DROPPED]
-    assert dropped or (bdat and not attempts), f"nothing to doubt: {why}"
-    assert bdat or any(("DATA", "354") in attempt.said for attempt in dropped), f"nobody asked for it: {why}"
+    failed = [attempt for attempt in attempts if kinds[attempt.session] in FAULTS]
+    assert failed or (bdat and not attempts), f"nothing to doubt: {why}"
+    assert bdat or any(("DATA", "354") in attempt.said for attempt in failed), f"nobody asked for it: {why}"
     return "in doubt, unread"

@@ -320,8 +320,10 @@ class SyncOutcomes:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._drive(self._lane.leave(self._limit))
-        self._lane.settled += self._intake.close()
+        try:
+            self._drive(self._lane.leave(self._limit))
+        finally:
+            self._lane.settled += self._intake.close()
 
     def __iter__(self) -> Self:
         return self

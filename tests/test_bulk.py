@@ -332,6 +332,19 @@ def _until_421(chunking: Any) -> bytes:
     return said[: said.index(b"too fast") + 10]
 
 
+@pytest.mark.parametrize("moment", ["MAIL:s3@example.com", "RCPT:r3@example.com"])
+def test_421_leaves_nothing_behind_it_in_doubt(moment: str) -> None:
+    """A server answers in order: what was said whole behind the command at which it left was not accepted."""
+    bye = Script(replies={moment: "421 4.3.2 too many mails"}, close_after=frozenset({moment}))
+    items = [mail(number) for number in range(9)]
+    host = Host(bye, Script())
+    found = outcomes(host.bulk(items, habits=Habits(**PROVEN)))
+    agree(host, items, found)
+    assert bytes(host.talks[0].stream.sent).count(b"BDAT") > 4  # of those that followed some were said whole
+    assert all(outcome.accepted for outcome in found)
+    assert len(host.talks) == 2
+
+
 def test_one_reply_too_many() -> None:
     """By DATA it is noticed at once; nothing that did not arrive is told as accepted."""
     items = [mail(number) for number in range(9)]

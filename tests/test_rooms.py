@@ -378,7 +378,12 @@ def test_foreign_imports_are_declared() -> None:
     """What is imported from elsewhere is the standard library or a dependency that every installation has."""
     declared = {"anyio", "h11", "idna", "python_socks", "smtpkit"} | sys.stdlib_module_names
     # Where they are what calls us; and what an extra brings.
-    present = {"transport": {"trio"}, "testing": {"pytest", "_pytest"}, "protocol": {"spnego"}, "cli": {"jinja2", "rich"}}
+    present = {
+        "transport": {"trio"},
+        "testing": {"pytest", "_pytest"},
+        "protocol": {"spnego"},
+        "cli": {"jinja2", "rich"},
+    }
     for file in _files():
         room = _room(_module(file))
         if room != "contrib":

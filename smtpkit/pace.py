@@ -22,16 +22,17 @@ FEW = 1024  # domains that may be remembered although they are silent
 class _Domain:
     """What is known of a domain: its place in its schedule, what is under way, how it was slowed down."""
 
-    __slots__ = ("begun", "count", "full", "last", "share", "slowed", "under_way")
+    __slots__ = ("begun", "count", "full", "last", "share", "since", "slowed", "under_way")
 
     def __init__(self, now: float) -> None:
-        self.last = -inf  # where the latest mail stands in the schedule
+        self.last = -inf  # where the latest turn stands in the schedule
+        self.begun = -inf  # where the latest mail does that has really begun
         self.under_way = 0
         self.full = inf  # mails per second that are its pace
         self.share = 1.0  # of its pace that was left to it when it was slowed down
         self.slowed = -inf  # when that was
-        self.begun = now  # of the stretch that is counted
-        self.count = 0  # mails in it
+        self.since = now  # when the stretch began that is counted
+        self.count = 0  # turns in it
 
 
 class Pace:
@@ -53,7 +54,7 @@ class Pace:
         self._domain_rate = domain_rate or inf
         self._most = domain_connections or inf
         self._limited = min(self._mail_rate, self._domain_rate, self._most) < inf
-        self._last = -inf
+        self._last = self._begun = -inf  # as for each domain
         self._domains: dict[str, _Domain] = {}
         self._crowd = FEW  # domains at which it is looked whom to forget
 
@@ -100,10 +101,21 @@ class Pace:
             return inf
         return 1 / (self._rate(state, now) if state is not None else self._domain_rate)
 
-    def leeway(self, domains: Collection[str], now: float) -> float:
-        """How many seconds after ``ask`` a mail may really begin; later there may be too many in a second."""
-        known = [state for domain in domains if (state := self._domains.get(domain)) is not None]
-        return min([_leeway(self._mail_rate), *(_leeway(self._rate(state, now)) for state in known)])
+    def begins(self, domains: Collection[str], now: float) -> bool:
+        """May a mail that has its turn really begin now? Not where that is late, so that too many might be at once.
+
+        What comes between a turn and its mail, such as opening a session, takes now longer and now shorter. True: the
+        mail is counted.
+        """
+        schedules = [(self._begun, self._mail_rate)]
+        states = [self._domains[domain] for domain in domains]
+        schedules += [(state.begun, self._rate(state, now)) for state in states]
+        if any(now < begun + 1 / rate - _leeway(rate) for begun, rate in schedules):
+            return False
+        self._begun = _place(self._begun, self._mail_rate, now)
+        for state in states:
+            state.begun = _place(state.begun, self._rate(state, now), now)
+        return True
 
     def settled(self, domains: Collection[str], outcome: Outcome | None, now: float) -> None:
         """Give the turn of a mail back, and learn from what became of it; None: nothing did.
@@ -129,8 +141,8 @@ class Pace:
                 if len(self._domains) >= self._crowd:
                     self._forget(now)
                 state = self._domains[domain] = _Domain(now)
-            if now - state.begun > STRETCH:
-                state.begun, state.count = now, 0
+            if now - state.since > STRETCH:
+                state.since, state.count = now, 0
             state.count += 1
             state.under_way += 1
             state.last = _place(state.last, self._rate(state, now), now)
@@ -145,7 +157,7 @@ class Pace:
             return
         share = _share(state, now)
         if share == 1:
-            of_late = state.count / max(now - state.begun, 1.0)
+            of_late = state.count / max(now - state.since, 1.0)
             state.full = self._domain_rate if self._domain_rate < inf else of_late
         state.share, state.slowed = max(share / 2, LEAST), now
 
@@ -155,7 +167,9 @@ class Pace:
         self._domains = {
             domain: state
             for domain, state in self._domains.items()
-            if state.under_way or _share(state, now) < 1 or state.last + 1 / self._domain_rate > silent
+            if state.under_way
+            or _share(state, now) < 1
+            or max(state.last, state.begun) + 1 / self._domain_rate > silent
         }
         self._crowd = max(FEW, 2 * len(self._domains))
 
@@ -180,12 +194,12 @@ def _place(last: float, rate: float, now: float) -> float:
 
 
 def _leeway(rate: float) -> float:
-    """How late a mail may be, in seconds.
+    """How late a mail may be, and how soon, in seconds.
 
-    Where mails are late by up to so much a second has at most ``rate * (1 + late)`` of them and one more, which must
-    not be more than ``rate + 1``. One half of what that leaves is for late senders, one for what happens on the way.
+    Where mails are late or soon by up to so much a second has at most ``rate * (1 + late + soon)`` of them and one
+    more, which must not be more than ``rate + 1``. A third of what that leaves is for what happens on their way.
     """
-    return (floor(rate) + 1 - rate) / rate / 2 if rate < inf else inf
+    return (floor(rate) + 1 - rate) / rate / 3 if rate < inf else inf
 
 
 def _hinting(domains: Collection[str], outcome: Outcome) -> Collection[str]:

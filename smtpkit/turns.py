@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from smtpkit.pool import Bell
 
 LeaseMaker = Callable[[], AbstractAsyncContextManager[Session]]
-AT_HAND = 0.01  # seconds within which a session is had that need not be opened
 LATE = 0.001  # seconds by which an alarm may be later than need be
 
 
@@ -77,12 +76,10 @@ class Turns:
             self._step_out(turn, now)
             self.grant(now)
 
-    def is_too_late(self, turn: Turn, late: float, now: float) -> bool:
-        """Might there be too many mails at once, if this one, granted before, began only now, so many seconds late?"""
-        return late > max(self._pace.leeway(turn.domains, now), AT_HAND)
-
-    def stand_again(self, turn: Turn, now: float) -> None:
-        """Give a turn back that was granted, and be the first in line."""
+    def begins(self, turn: Turn, now: float) -> bool:
+        """May the mail of a turn that was granted really begin now? If not it is given back, and first in line."""
+        if self._pace.begins(turn.domains, now):
+            return True
         turn.granted = False
         line = self._lines.setdefault(turn.domains, OrderedDict())
         line[turn] = None
@@ -90,6 +87,7 @@ class Turns:
         self._ask_at(turn, now)
         self._under_way -= 1
         self._pace.settled(turn.domains, None, now)
+        return False
 
     def grant(self, now: float) -> None:
         """Grant what can be granted, and see to it that somebody keeps the time until more can be."""
@@ -218,23 +216,19 @@ async def in_turn(
         mail = await preparing
         turn = Turn(domains_of(mail.envelope))
         turns.enter(turn, now())
-        await granted(turn)
+        await granted(turn)  # before a session is taken
         return mail
 
     @asynccontextmanager
     async def in_time() -> AsyncGenerator[Session]:
         """A session; where one had to be opened, and that took long, it is open for the mail's next turn."""
         assert turn is not None
-        begun = now()
-        async with lease() as session:
-            at = now()
-            if not turns.is_too_late(turn, at - begun, at):
-                yield session
-                return
-        turns.stand_again(turn, now())
-        await granted(turn)
-        async with lease() as session:
-            yield session
+        while True:
+            await granted(turn)
+            async with lease() as session:
+                if turns.begins(turn, now()):
+                    yield session
+                    return
 
     try:
         outcome = await send(prepared(), in_time)

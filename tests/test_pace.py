@@ -89,7 +89,7 @@ def test_mean(kind: str, wanted: float) -> None:
     now = 5.0
     for _ in range(101):
         while pause := one.ask((A,), now):
-            now += pause + random.uniform(0, 0.004)
+            now += pause + random.uniform(0, 0.003)
         times.append(now)
     assert 100 / (times[-1] - times[0]) == pytest.approx(wanted, rel=0.001, abs=0)
 
@@ -241,17 +241,36 @@ def test_without_a_rate(one: Pace) -> None:
     assert rate(one, B, now + 0.1) == pytest.approx(0.5)
 
 
-def test_leeway() -> None:
-    """How late a mail may be grows with the time between two, and is the least of all that it keeps to."""
-    assert pace(domain=20).leeway((A,), 0.0) == inf  # no mail before it
-    one = pace(mail=100, domain=20)
-    assert one.ask((A,), 0.0) == 0
-    assert one.leeway((A,), 0.0) == pytest.approx(0.005)
-    one = pace(domain=20)
-    assert one.ask((A,), 0.0) == 0
-    assert one.leeway((A,), 0.0) == pytest.approx(0.025)
-    one.settled((A,), SLOWED, 0.0)
-    assert one.leeway((A,), 0.0) == pytest.approx(0.05)
+@given(
+    st.floats(0.2, 99) | st.integers(1, 99),
+    st.lists(st.floats(-0.1, 0.2) | st.floats(0, 0.01), min_size=1, max_size=50),
+)
+def test_really_begun(most: float, strays: list[float]) -> None:
+    """Whatever comes between turns and their mails, of those that may begin there are not too many in any second."""
+    for one, domains in ((pace(mail=most), ()), (pace(domain=most), (A,))):
+        now, times = 1000.0, [1000.0]
+        while now < 1001.5:
+            for stray in strays:
+                now = begin(one, domains, now)
+                at = max(now + stray * min(1, 20 / most), times[-1])
+                if one.begins(domains, at):
+                    times.append(at)
+                one.settled(domains, None, now)
+        assert most_in_a_second(times[1:]) <= most + 1
+
+
+def test_late_and_soon() -> None:
+    """A mail that begins as late as those before it may; one that would follow too soon may not, and may later."""
+    one = pace(mail=1000, domain=10)
+    times = []
+    for now in (0.0, 0.1, 0.2):
+        assert one.ask((A, B), now) == 0
+    for at, may in ((0.4, True), (0.41, False), (0.46, False), (0.47, True), (0.6, True), (0.65, False), (0.68, True)):
+        assert one.begins((A, B), at) is may
+        times.append(at)
+    assert one.begins((A,), 0.78)
+    assert not one.begins((B, A), 0.79)
+    assert one.begins((B,), 0.79)
 
 
 def test_memory() -> None:

@@ -379,7 +379,8 @@ class Resting:
     """A session at rest."""
 
     usable = True
-    broken = False
+    broken = spent = False
+    began = 0.0
 
 
 @pytest.mark.parametrize("other", list(_others()), ids=lambda other: other.shown)
@@ -390,15 +391,15 @@ def test_a7_sessions_are_not_shared(other: Options) -> None:
     assert mine.key != other.key
     pool: Pool[Resting] = Pool(2)
     first: Request[Resting] = Request(mine.key)
-    pool.ask(first)
+    pool.ask(first, 0.0)
     pool.opened(first, Resting())
-    pool.give_back(first)
+    pool.give_back(first, 0.0)
     second: Request[Resting] = Request(other.key)
-    pool.ask(second)
+    pool.ask(second, 0.0)
     assert second.granted
     assert second.session is None
     third: Request[Resting] = Request(mine.key)
-    pool.ask(third)
+    pool.ask(third, 0.0)
     assert third.session is not None
 
 

@@ -11,6 +11,7 @@ import pytest
 import smtpkit
 from smtpkit import (
     Client,
+    CommandSent,
     ConnectError,
     InDoubt,
     NotSupported,
@@ -247,19 +248,19 @@ def test_cancelled_between_sessions(kind: str) -> None:
     async def cancel() -> list[Outcome]:
         async with Way(kind, server.url) as way:
             with anyio.move_on_after(20) as scope:
-                connected: list[object] = []
+                greeted: list[str] = []
 
-                def leave(event: object) -> None:
-                    connected.append(event)
-                    if len(connected) == 2:
+                def leave(event: CommandSent) -> None:
+                    greeted.extend([event.text] * event.text.startswith("EHLO"))
+                    if len(greeted) == 2:
                         scope.cancel()
 
-                way._client.on(smtpkit.Connected, leave)
+                way._client.on(CommandSent, leave)
                 await way.send(to(2))
             assert scope.cancelled_caught
             return way.settled
 
-    with Server(limits("RCPTMAX=1 MAILMAX=1"), Script(greeting=None)) as server:
+    with Server(limits("RCPTMAX=1 MAILMAX=1"), Script(replies={"EHLO": None})) as server:
         (outcome,) = anyio.run(cancel, backend=kind)
         assert outcome.accepted == tuple(to(1))
         assert outcome.in_doubt == ()

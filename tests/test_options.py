@@ -115,6 +115,8 @@ SAMPLES: dict[str, tuple[str, Any]] = {
     "newlines": ("strict", "strict"),
     "on_refused": ("stop", "stop"),
     "connections": ("3", 3),
+    "lifetime": ("600", 600.0),
+    "idle": ("0.5", 0.5),
     "local_address": ("::1", "::1"),
     "local_port": ("2500", 2500),
     "family": ("ipv6", "ipv6"),

@@ -379,8 +379,7 @@ class Resting:
     """A session at rest."""
 
     usable = True
-    broken = False
-    spent = False
+    broken = spent = False
     began = 0.0
 
 

@@ -89,6 +89,7 @@ relay_transport = error:5.1.1 no outside mail in tests
 _MASTER = """\
 127.0.0.1:{port} inet n - n - - smtpd
 127.0.0.1:{tls_port} inet n - n - - smtpd -o smtpd_tls_wrappermode=yes -o smtpd_tls_security_level=encrypt
+127.0.0.1:{limited_port} inet n - n - - smtpd -o smtpd_recipient_limit=3
 pickup unix n - n 60 1 pickup
 cleanup unix n - n - 0 cleanup
 qmgr unix n - n 300 1 qmgr
@@ -135,11 +136,12 @@ class Postfix:
     """A Postfix that runs while the context lasts.
 
     ``port`` speaks SMTP with STARTTLS and AUTH (``USER``, ``PASSWORD``), ``tls_port`` the same under implicit TLS;
-    ``certificate`` is the file to trust. Both offer PIPELINING, SIZE, VRFY, ETRN, 8BITMIME, DSN, SMTPUTF8 and CHUNKING.
-    Mail for anyone at example.test or bücher.example is delivered below ``directory``, but to ``reject…`` (550) and
-    ``defer…`` (451); no mail is taken from ``refused…`` (550). ``directory`` must be empty and reachable by every
-    user, since Postfix gives up its rights. ``mechanisms`` are those that it offers, ``environment`` is what its
-    processes get to know besides, and ``hostname`` its name, for which it holds a Kerberos key if there is one.
+    ``certificate`` is the file to trust. ``limited_port`` speaks SMTP and takes three recipients at a time. All offer
+    PIPELINING, SIZE, VRFY, ETRN, 8BITMIME, DSN, SMTPUTF8 and CHUNKING. Mail for anyone at example.test or
+    bücher.example is delivered below ``directory``, but to ``reject…`` (550) and ``defer…`` (451); no mail is taken
+    from ``refused…`` (550). ``directory`` must be empty and reachable by every user, since Postfix gives up its rights.
+    ``mechanisms`` are those that it offers, ``environment`` is what its processes get to know besides, and ``hostname``
+    its name, for which it holds a Kerberos key if there is one.
     """
 
     def __init__(
@@ -154,7 +156,7 @@ class Postfix:
         self._environment = environment or {}
         self._hostname = hostname
         self.certificate = self.directory / "authority.pem"
-        self.port = self.tls_port = 0
+        self.port = self.tls_port = self.limited_port = 0
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -229,7 +231,8 @@ class Postfix:
 
     def _start(self) -> None:
         self.port, self.tls_port = free_ports()
-        master = _MASTER.format(port=self.port, tls_port=self.tls_port)
+        self.limited_port, _ = free_ports()
+        master = _MASTER.format(port=self.port, tls_port=self.tls_port, limited_port=self.limited_port)
         (self.directory / "etc/master.cf").write_text(master)
         self._process = subprocess.Popen(
             ["postfix", "-c", self.directory / "etc", "start-fg"],

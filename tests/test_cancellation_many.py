@@ -144,8 +144,8 @@ async def test_everything_is_cut(scenario: str, how: How, anyio_backend: str, *,
                 with anyio.fail_after(20):
                     done = await cut(nth, partial(run, sent), how)
                 off()
-                assert "0 busy" in repr(client), nth
-                assert "0 waiting" in repr(client), nth
+                assert "0 sessions busy" in repr(client), nth
+                assert "0 tasks waiting" in repr(client), nth
                 assert tasks() == living, nth
                 with anyio.fail_after(10):
                     async with anyio.create_task_group() as group:
@@ -186,8 +186,8 @@ async def test_one_of_five_is_cut() -> None:
                             group.start_soon(one, client, mail, turns, accepted)
                 done = turns.count < nth
                 assert len(accepted) == (5 if done else 4), nth
-                assert "0 busy" in repr(client), nth
-                assert "0 waiting" in repr(client), nth
+                assert "0 sessions busy" in repr(client), nth
+                assert "0 tasks waiting" in repr(client), nth
             await settle_down(server, files)
             received = [mail.reverse_path for mail in server.received]
             assert len(set(received)) == len(received), nth
@@ -224,8 +224,8 @@ async def test_the_client_is_closed(scenario: str) -> None:
                     except* SMTPError:
                         pass
                     close.set()
-            assert "0 busy" in repr(client), nth
-            assert "0 waiting" in repr(client), nth
+            assert "0 sessions busy" in repr(client), nth
+            assert "0 tasks waiting" in repr(client), nth
             await settle_down(server, files)
             assert open_files() <= files, nth
             assert tasks() == living, nth

@@ -50,8 +50,8 @@ async def by_tasks(seed: int, count: int, *, chunking: Chunking = "auto", rate: 
     with Chaos(seed, rate=rate) as server:
         async with Client(server.url, **options) as client:
             outcomes = await send_each(client, items)
-            assert "0 busy" in repr(client)
-            assert "0 waiting" in repr(client)
+            assert "0 sessions busy" in repr(client)
+            assert "0 tasks waiting" in repr(client)
     assert len(server.failed) > count * rate / 2
     return judge(server, items, outcomes, bdat=chunking == "always")
 
@@ -82,8 +82,8 @@ async def by_many(
             async with client.send_many(source, window=window) as outcomes:
                 settled = [(outcome.item, outcome) async for outcome in outcomes]
             assert outcomes.unsent == outcomes.unread == []
-            assert "0 busy" in repr(client)
-            assert "0 waiting" in repr(client)
+            assert "0 sessions busy" in repr(client)
+            assert "0 tasks waiting" in repr(client)
     assert len(server.failed) > count * rate / 2
     return judge(server, items, settled, bdat=chunking != "never")
 

@@ -104,7 +104,7 @@ def under_way(address: str, message_id: str | None = None, key: int | str = 0) -
 
 async def send(server: Server, ledger: Path, items: Any, in_doubt: Policy = "hold", **options: Any) -> list[Outcome]:
     """A whole run; the outcomes."""
-    async with Client(server.url) as client, Run(ledger, client, in_doubt=in_doubt) as run:
+    async with Client(server.url, connections=1) as client, Run(ledger, client, in_doubt=in_doubt) as run:
         return [outcome async for outcome in run.send_many(items, **options)]
 
 

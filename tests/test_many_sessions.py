@@ -188,7 +188,7 @@ async def test_left_early_over_several_sessions() -> None:
             settled = [*read, *outcomes.unread]
             assert Counter(map(id, [o.item for o in settled] + outcomes.unsent)) == Counter(map(id, items))
             assert received(server) == once_each([outcome.item for outcome in settled])
-            assert "0 busy" in repr(client)
+            assert "0 sessions busy" in repr(client)
 
 
 async def test_cancelled_over_several_sessions() -> None:
@@ -201,7 +201,7 @@ async def test_cancelled_over_several_sessions() -> None:
                 async with client.send_many(items) as outcomes:
                     async for outcome in outcomes:
                         found.append(outcome)  # noqa: PERF401  a comprehension that is cancelled keeps nothing
-            assert "0 busy" in repr(client)
+            assert "0 sessions busy" in repr(client)
             found += outcomes.unread
             assert Counter(map(id, [o.item for o in found] + outcomes.unsent)) == Counter(map(id, items))
             unsent = {item.sender for item in outcomes.unsent}
@@ -222,7 +222,7 @@ async def test_left_while_a_session_is_silent() -> None:
             doubtful = [outcome for outcome in outcomes.unread if outcome.in_doubt]
             assert [outcome.item for outcome in doubtful] == [items[1]]
             assert outcomes.unsent == items[2:]
-            assert "0 busy" in repr(client)
+            assert "0 sessions busy" in repr(client)
 
 
 async def test_421_ends_a_session_and_no_mail() -> None:

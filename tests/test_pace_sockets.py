@@ -158,7 +158,7 @@ async def test_who_waits_holds_no_session() -> None:
                 tasks.start_soon(client.send, mail(domain))
             await seen.server.wait_for_async(2)
             await anyio.wait_all_tasks_blocked()
-            assert repr(client).endswith("0 busy, 1 idle, 0 waiting, of 1>>")
+            assert repr(client).endswith("0 sessions busy, 1 idle, 0 tasks waiting, at most 1>")
     assert sorted(seen.heard[:2]) == [A, B]
     assert seen.heard[2] == A
     assert len(seen.server.sessions) == 1

@@ -35,10 +35,11 @@ class Outcomes:
         free: Callable[[], int],
     ) -> None:
         self._intake = intake
-        self._lane = lane
+        self._lane = partial(lane, done=self._is_done, surplus=self._is_surplus)
         self._buffer = buffer
         self._growth = Growth(most)
-        self._only = lane() if most == 1 else None  # the reader drives it: that saves two turns of the loop a mail
+        self._first = lane() if most == 1 else self._lane()
+        self._only = self._first if most == 1 else None  # the reader drives it: that saves two turns of the loop a mail
         self._window = window  # outcomes that wait to be read at most, before the lanes do
         self._limit = limit  # seconds to settle what is under way
         self._free = free  # how many sessions are to be had without waiting for others
@@ -76,7 +77,7 @@ class Outcomes:
             self._tasks.start_soon(self._buffer.fill)
         if self._only is None:
             self._lanes = 1
-            self._tasks.start_soon(self._work)
+            self._tasks.start_soon(self._work, self._first)
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -134,11 +135,10 @@ class Outcomes:
         self._news = anyio.Event()
         await self._news.wait()
 
-    async def _work(self, *, joins: bool = False) -> None:
-        """Work in one lane until it ends. One that ``joins`` others is of no use where it has no session."""
-        lane = self._lane(done=self._is_done, surplus=self._is_surplus)
+    async def _work(self, lane: Lane) -> None:
+        """Work in one lane until it ends. One that joins others is of no use where it has no session."""
         try:
-            if joins:
+            if lane is not self._first:
                 try:
                     await lane.open()
                 except SMTPError:
@@ -180,7 +180,7 @@ class Outcomes:
             assert self._tasks is not None
             self._lanes += 1
             self._opening += 1
-            self._tasks.start_soon(partial(self._work, joins=True))
+            self._tasks.start_soon(self._work, self._lane())
         while len(self._settled) > self._window and not self._leaving:
             await lane.rest()
             if self._room.is_set():

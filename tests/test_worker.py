@@ -568,7 +568,7 @@ async def test_disk_full(
         with pytest.raises(smtpkit.SpoolError, match="No space left"):
             await client.worker(folder, retry=QUICK).run(wait=True)
     assert states(folder) == [state]
-    assert told.states == [state[1:]]
+    assert [(event.state, event.until is None) for event in told] == [(state[1:], accepted)]
     monkeypatch.undo()
     await work(folder, server.url)
     assert served(server) == ({EVE: 1} if accepted else {})
@@ -698,27 +698,26 @@ async def test_stop(folder: Path, server: Server) -> None:
     """When it is stopped what is in flight is finished, and the rest is queued as it was."""
     server.scripts = (Script(delay={"END": 0.1}),)
     told = await _stopped(folder, server, smtpkit.TransferEnded, lambda worker: worker.stop())
-    assert told.states == ["sent"] * 2
-    assert states(folder) == [".queued"] * 3
-    assert (await work(folder, server.url)).states == ["sent"] * 3
+    assert told.states in (["sent"], ["sent"] * 2)  # a busy machine may not have begun the second by then
+    left = 5 - len(told)
+    assert states(folder) == [".queued"] * left
+    assert (await work(folder, server.url)).states == ["sent"] * left
     assert served(server) == {f"user{number}@example.org": 1 for number in range(5)}
 
 
 @pytest.mark.parametrize(
-    ("moment", "kind", "left"),
-    [
-        ("MAIL", smtpkit.CommandSent, [".queued"] * 5),
-        ("END", smtpkit.TransferEnded, [".queued"] * 3 + [".sending"] * 2),
-    ],
+    ("moment", "kind", "doubt"),
+    [("MAIL", smtpkit.CommandSent, {0}), ("END", smtpkit.TransferEnded, {1, 2})],
 )
 async def test_stop_with_a_limit(
-    folder: Path, server: Server, moment: str, kind: type[smtpkit.Event], left: list[str]
+    folder: Path, server: Server, moment: str, kind: type[smtpkit.Event], doubt: set[int]
 ) -> None:
     """What is not finished within the limit is given back where it was certainly not sent, and else in doubt."""
     server.scripts = (Script(replies={moment: None, "EHLO": "250 smtpkit.test"}),)
     told = await _stopped(folder, server, kind, lambda worker: worker.stop(within=0.3))
     assert set(told.states) <= {"sending"}
-    assert states(folder) == left
+    assert states(folder).count(".sending") in doubt
+    assert states(folder).count(".queued") == 5 - states(folder).count(".sending")
     assert server.received == []
 
 

@@ -359,7 +359,8 @@ class Worker:
             self._tell(entry.path, state or entry.path.rpartition(".")[2], outcome, plan)
 
     def _tell(self, path: str, state: Any, outcome: Outcome, plan: Plan | None = None) -> None:
-        attempts, until = (attempts_of(plan.notes), plan.until) if plan is not None else (0, None)
+        attempts = attempts_of(plan.notes) if plan is not None else 0
+        until = plan.until if plan is not None and state == "queued" else None
         at = time.monotonic()
         self._observers.emit(
             Attempted(

@@ -42,7 +42,7 @@ from smtpkit import (
     UsageError,
 )
 from smtpkit.ledger import UNREAD
-from smtpkit.ledger.rows import STATES, Change, Row, counted, kind, settled, tallied
+from smtpkit.ledger.rows import STATES, Change, Row, counted, kind, tallied, verdict
 from smtpkit.ledger.store import Store
 from smtpkit.testing import Fault, Script, Server
 
@@ -179,7 +179,7 @@ VERDICTS: list[tuple[Outcome, str, str | None]] = [
 def test_verdicts(case: int) -> None:
     """Final is what the server refused for good or accepted; what certainly was not served goes again; the rest may."""
     outcome, state, reply = VERDICTS[case]
-    row = settled(under_way("b@x"), outcome)
+    row = verdict(under_way("b@x"), outcome)
     assert (row.state, row.reply) == (state, reply)
 
 
@@ -258,7 +258,7 @@ def test_a_change_that_fails_is_none(ledger: Path) -> None:
         with pytest.raises(SpoolError, match="nothing was written down"):
             store.write([Change(None, good), Change(None, good._replace(state=None))])  # type: ignore[arg-type]
         assert store.kept([0]) == {}
-        assert not +store.tally
+        assert store.tally == {}
         store.write([Change(None, good)])
         assert store.kept([0]) == {0: [good]}
 
@@ -532,6 +532,17 @@ async def test_held_for_some(ledger: Path) -> None:
             await send(server, ledger, [Mail(OCTETS, None, ["bob@x.example", "eve@x.example"])])
         assert served(server) == {"eve@x.example": 1}
         assert states(await count(server, ledger)) == {"accepted": 1, "in_doubt": 1}
+
+
+@pytest.mark.anyio
+async def test_in_doubt_and_not_to_be_read_any_more(ledger: Path) -> None:
+    """What is in doubt stays so, whatever becomes of the input; what is deferred is refused then."""
+    later = Row(1, "eve@x.example", None, "deferred", "450 later", 1)
+    await left_by_a_kill(ledger, under_way("bob@x.example"), later)
+    with Server() as server:
+        outcomes = await send(server, ledger, [Mail(OCTETS, None, "nobody")] * 2, "retry")
+        assert [type(outcome.error) for outcome in outcomes] == [InDoubt, InvalidMail]
+        assert states(await count(server, ledger)) == {"in_doubt": 1, "refused": 1}
 
 
 # The input
@@ -837,7 +848,7 @@ async def test_wrong_use(ledger: Path) -> None:
                 _ = run.counts
             async with run:
                 with pytest.raises(UsageError, match="window: 1 to"):
-                    run.send_many([], window=0)
+                    await to_the_end(run.send_many([], window=0))
                 with pytest.raises(UsageError, match="an iterable of messages, not bytes"):
                     run.send_many(b"octets")
                 with pytest.raises(UsageError, match="entered already"):

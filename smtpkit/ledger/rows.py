@@ -7,7 +7,7 @@ served, for now; ``in_doubt`` may have been; ``waiting`` was handed out and give
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
 from smtpkit.errors import DataRefused, InDoubt, InvalidMail, Outcome, RecipientsRefused, SenderRefused, SMTPError
@@ -126,7 +126,22 @@ def handed_out(kept: Sequence[Row], mail: Prepared, *, key: int | str, run: int,
     return changes
 
 
-def settled(row: Row, outcome: Outcome, *, given_up: bool = False) -> Row:
+def settled(mail: Prepared, changes: Iterable[Change], outcome: Outcome) -> list[Change]:
+    """How what was handed out changes by its outcome."""
+    refused = outcome.refused
+    given_up = any(  # somebody was refused for good without whom it is not to go out
+        path.required and path.address in refused and refused[path.address].permanent
+        for path in mail.envelope.forward_paths
+    )
+    return [Change(row, verdict(row, outcome, given_up=given_up)) for _, row in changes if row is not None]
+
+
+def given_back(changes: Iterable[Change]) -> list[Change]:
+    """How what was handed out, and not begun, is again what it was."""
+    return [Change(row, before or row._replace(state="waiting")) for before, row in changes if row is not None]
+
+
+def verdict(row: Row, outcome: Outcome, *, given_up: bool = False) -> Row:
     """The row of what was under way, after its outcome; ``given_up``: nobody is left whom another attempt may serve."""
     address, error = row.address, outcome.error
     refusal = outcome.refused.get(address)
@@ -147,15 +162,3 @@ def words(error: SMTPError) -> str:
     if isinstance(error, _VERDICTS):
         return str(error.reply)
     return f"{type(error).__name__}: {error}".encode("utf-8", "backslashreplace").decode()
-
-
-def is_given_up(mail: Prepared, outcome: Outcome) -> bool:
-    """Was somebody refused for good without whom the mail is not to go out?"""
-    refused = outcome.refused
-    return any(
-        path.required and path.address in refused and refused[path.address].permanent
-        for path in mail.envelope.forward_paths
-    )
-
-
-assert {field.name for field in fields(Counts)} >= set(STATES)

@@ -6,14 +6,13 @@ not begun. A file of another kind is never changed. It needs a local file system
 
 import os
 import stat
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from smtpkit.errors import SpoolError, UsageError
-from smtpkit.ledger.rows import Change, Row, Tally, tallied
+from smtpkit.ledger.rows import Change, Row, State, tallied
 
 if TYPE_CHECKING:
     import sqlite3
@@ -62,7 +61,9 @@ class Store:
             self._database = sqlite3.connect(self._path, timeout=0, isolation_level=None, check_same_thread=False)
             stack.callback(self._database.close)
             self._begin()
-            self.tally: Tally = Counter({tuple(row[:3]): row[3] for row in self._ask("SELECT * FROM tally")})
+            self.tally: dict[tuple[str, str, State], int] = {
+                (what, name, state): number for what, name, state, number in self._ask("SELECT * FROM tally")
+            }
             self._kinds = {name for what, name, _ in self.tally if what == "reply"}
             self._leave_in_doubt()
             stack.pop_all()
@@ -103,7 +104,9 @@ class Store:
             self._database.executemany(_DROP, [row[:2] for row, after in changes if row is not None and after is None])
             self._database.executemany(_KEEP, [change.after for change in changes if change.after is not None])
             self._database.executemany(_COUNT, [(*name, number) for name, number in tally.items() if number])
-        self.tally.update(tally)
+        self.tally |= {
+            name: self.tally.get(name, 0) + number for name, number in tally.items()
+        }  # at once, for who counts
 
     def _begin(self) -> None:
         """Take the file for this process alone, and look whether it is what it should be."""

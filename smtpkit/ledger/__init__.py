@@ -5,27 +5,24 @@ disk. What is written down as handed out, without an outcome, when a ledger is o
 it has not sent is given back. Nothing else is ever sent a second time.
 
 Writing is batched. The more mails go while one batch is written the larger the next one is, so that little is in doubt
-after a kill where mails go slowly. What a row says is told in ``rows.py``, the file in ``store.py``.
+after a kill where mails go slowly. What a row says is told in ``rows.py``, the file in ``store.py``, what is handed
+out in ``handing.py``.
 """
 
 import os
-import sys
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
-from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeVar
 
-from smtpkit.bulk import Mail, prepared
-from smtpkit.errors import InDoubt, InvalidMail, Outcome, SMTPError, UsageError
+from smtpkit.errors import Outcome, UsageError
+from smtpkit.ledger.handing import Entry, Handing, Plan
 from smtpkit.ledger.items import Items
-from smtpkit.ledger.rows import Change, Counts, Row, counted, handed_out, is_given_up, settled, words
+from smtpkit.ledger.rows import Change, Counts, counted, given_back, settled
 from smtpkit.ledger.store import Store
-from smtpkit.message.message import Message, Prepared
-from smtpkit.transport.connect import run_in_worker
 
 if TYPE_CHECKING:
     import anyio
@@ -35,7 +32,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-MOST = 128  # mails in a batch, and outcomes that nobody has read
+FEW = 8  # in a batch, where as many are there
+MOST = 64  # mails in a batch
+UNREAD = 128  # outcomes that nobody has read
+PATIENCE = 0.002  # seconds that an outcome waits for others, to be written down with them
 
 
 class Sender(Protocol):
@@ -83,6 +83,8 @@ class Run:
     ) -> None:
         if in_doubt not in {"hold", "retry"}:
             raise UsageError(f"in_doubt {in_doubt!r}: retry or hold")
+        if not hasattr(client, "aclose"):
+            raise UsageError(f"client: an async smtpkit.Client, not {type(client).__name__}")
         self._path = path
         self._client = client
         self._retry = in_doubt == "retry"
@@ -98,7 +100,7 @@ class Run:
         """How many forward-paths there are by outcome, domain and reply, as it is on the disk; cheap at any time."""
         if self._store is None:
             raise UsageError("a ledger is counted once it was opened: async with Run(…) as run")
-        return counted(self._store.tally)
+        return counted(dict(self._store.tally))  # at once: another thread writes
 
     def send_many(
         self,
@@ -112,7 +114,8 @@ class Run:
         ``messages`` and ``window`` are as there. A mail is known by its position in ``messages``, or by what ``key``
         makes of it: the same in each run, and one of its own for each mail. An outcome is on the disk when it comes.
         Mails that an earlier run has settled are passed over, but for those in doubt that are left alone: each is an
-        outcome. ``smtpkit.Message`` and ``email.message`` get their former Message-ID where they are sent again.
+        outcome. ``smtpkit.Message`` and ``email.message`` get their former Message-ID where they are sent again. What
+        the client's events name is the mail as it was handed out; ``.item`` of that is the caller's.
 
         Raises UsageError for a mail that is for others than the ledger says; SpoolError where the ledger cannot be
         written; and what ``messages`` raises. Nothing more is handed out then.
@@ -180,13 +183,6 @@ class Run:
         return result  # noqa: RET504  a scope may swallow what is raised in it
 
 
-@dataclass(slots=True)
-class Entry(Prepared):
-    """A mail that is handed out: ``item`` is what the caller gave, ``changes`` is how that was written down."""
-
-    changes: list[Change]
-
-
 class RunOutcomes:
     """The outcomes of ``Run.send_many``, as they come: each is on the disk.
 
@@ -197,23 +193,22 @@ class RunOutcomes:
     def __init__(self, run: Run, messages: Any, *, window: int, key: Callable[[Any], str] | None) -> None:
         self.ended = False
         self._run = run
-        self._key = key
         client = run._client  # noqa: SLF001  of this module
+        self._handing = Handing(client.options, key=key, retry=run._retry)  # noqa: SLF001
         self._limit = client.options.limits.timeout
         self._items = Items(messages, ahead=window, limit=self._limit)
         self._outcomes = client.send_many(self._hand_out(), window=window)
         self._begun = False
         self._leaving = False
         self._scope: anyio.CancelScope | None = None
-        self._number = 0  # of this run in its ledger
-        self._size = 1  # of a batch
+        self._size = FEW  # of a batch
+        self._wrote = 0.0  # seconds that the last one took to be written
         self._batch: deque[Entry] = deque()  # written down, and not given to the client
         self._settled: list[Outcome] = []  # and not written down
         self._ready: deque[Outcome] = deque()  # and not asked for
         self._fault: Exception | None = None  # raised when everything before it was
         self._sent = False
-        self._waiting = 0
-        self._bell: anyio.Event | None = None
+        self._waiting: list[tuple[Callable[[], bool], anyio.Event]] = []
 
     async def __aenter__(self) -> Self:
         self._begin()
@@ -234,8 +229,9 @@ class RunOutcomes:
         self._begin()
         await self._until(lambda: bool(self._ready) or self.ended)
         if self._ready:
+            outcome = self._ready.popleft()
             self._ring()
-            return self._ready.popleft()
+            return outcome
         self.raise_fault()
         raise StopAsyncIteration
 
@@ -273,9 +269,7 @@ class RunOutcomes:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._record)
                 try:
-                    store = self._store
-                    self._number = await self._write(store.next_run)
-                    await self._write(partial(self._check_keys, store))
+                    await self._write(partial(self._handing.begin, self._store))
                     self._items.begin(tasks)
                     if not self._leaving:
                         await self._send()
@@ -302,8 +296,12 @@ class RunOutcomes:
 
     async def _record(self) -> None:
         """Write outcomes down, as they come, and hand them to the caller."""
+        import anyio
+
         while True:
             await self._until(lambda: bool(self._settled) or self._sent)
+            with anyio.move_on_after(PATIENCE):
+                await self._until(lambda: len(self._settled) >= FEW or self._sent)
             if self._settled:
                 try:
                     await self._flush()
@@ -316,13 +314,11 @@ class RunOutcomes:
 
     async def _flush(self) -> None:
         some, self._settled = self._settled, []
-        told, changes = [], []
+        told: list[Outcome] = []
+        changes: list[Change] = []
         for outcome in some:
             entry: Entry = outcome.item
-            given_up = is_given_up(entry, outcome)
-            for change in entry.changes:
-                assert change.after is not None
-                changes.append(Change(change.after, settled(change.after, outcome, given_up=given_up)))
+            changes += settled(entry, entry.changes, outcome)
             told.append(_told(outcome, entry.item))
         try:
             await self._write(partial(self._store.write, changes))
@@ -341,12 +337,7 @@ class RunOutcomes:
                 self._settled += self._outcomes.unread
                 await self._flush()
                 left = {id(entry): entry for entry in (*self._outcomes.unsent, *self._batch)}
-                changes = [
-                    Change(row, before or row._replace(state="waiting"))
-                    for entry in left.values()
-                    for before, row in entry.changes
-                    if row is not None
-                ]
+                changes = [change for entry in left.values() for change in given_back(entry.changes)]
                 await self._write(partial(self._store.write, changes))
             except Exception as fault:  # noqa: BLE001  raised where the outcomes are read
                 self._fault = self._fault or fault
@@ -362,123 +353,40 @@ class RunOutcomes:
             items = await self._items.take(self._size)
             if not items:
                 return
-            began = time.monotonic()
             fault = await self._write_down(items)
-            wrote = time.monotonic()
+            begun = time.monotonic()
             while self._batch and not self._leaving:
                 yield self._batch[0]
                 self._batch.popleft()
             if fault is not None:
                 raise fault
-            gone = time.monotonic() - wrote
-            if gone < 4 * (wrote - began):
+            gone = time.monotonic() - begun
+            if gone < self._wrote:
                 self._size = min(2 * self._size, MOST)
-            elif gone > 16 * (wrote - began):
-                self._size = max(self._size // 2, 1)
+            elif gone > 4 * self._wrote:
+                self._size = max(self._size // 2, FEW)
 
     async def _write_down(self, items: list[tuple[int, Any]]) -> Exception | None:
         """Write down that these mails are handed out; what is wrong with the first one that cannot be."""
-        keyed: dict[int | str, Any] = {}
-        fault: Exception | None = None
-        for position, item in items:
-            try:
-                name = self._name(position, item)
-                if name in keyed:
-                    raise _twice(name)
-            except Exception as error:  # noqa: BLE001  it may be the caller's
-                fault = error
-                break
-            keyed[name] = item
+        keyed, fault = self._handing.named(items)
         store = self._store
-        kept = await self._write(partial(store.kept, list(keyed)))
-        batch: list[Entry] = []
-        told: list[Outcome] = []
-        changes: list[Change] = []
-        for name, item in keyed.items():
-            try:
-                plan = await self._plan(name, item, kept.get(name, []))
-            except UsageError as error:
-                fault = error
-                break
-            changes += plan[1]
-            if isinstance(plan[0], Entry):
-                batch.append(plan[0])
-            elif plan[0] is not None:
-                told.append(plan[0])
+        known = [name for name in keyed if self._handing.may_know(name)]
+        kept = await self._write(partial(store.kept, known)) if known else {}
+        plans: list[Plan] = []
+        try:
+            for name, item in keyed.items():
+                plans.append(await self._handing.plan(name, item, kept.get(name, [])))
+        except UsageError as error:
+            fault = error
+        changes = [change for plan in plans for change in plan.changes]
         if changes:
+            begun = time.monotonic()
             await self._write(partial(store.write, changes))
-        self._batch += batch
-        self._ready += told
+            self._wrote = time.monotonic() - begun
+        self._batch += [plan.entry for plan in plans if plan.entry is not None]
+        self._ready += [plan.told for plan in plans if plan.told is not None]
         self._ring()
         return fault
-
-    async def _plan(self, key: int | str, item: Any, kept: list[Row]) -> tuple[Entry | Outcome | None, list[Change]]:
-        """What is to be sent of a mail, or told of it, or neither; and what changes in the ledger by that."""
-        if any(row.run == self._number for row in kept):
-            raise _twice(key)
-        unread = [row for row in kept if not row.address]
-        known = [row for row in kept if row.address]
-        identity = next((row.message_id for row in known), None)
-        options = self._run._client.options  # noqa: SLF001
-        try:
-            ours = _mail(item)
-            mail = await prepared(_named(ours, identity), options=options, run=run_in_worker)
-        except SMTPError as error:
-            return self._unreadable(key, item, kept, error)
-        if known and {row.address for row in known} != {path.address for path in mail.envelope.forward_paths}:
-            raise UsageError(
-                f"messages: mail {key!r} is for other recipients than this ledger says, so that the input is not the "
-                "same any more; give the same, or key=, or begin another ledger"
-            )
-        changes = handed_out(known, mail, key=key, run=self._number, retry=self._run._retry)  # noqa: SLF001
-        again = {row.address for before, row in changes if before and row and before.state == "in_doubt"}
-        if again and mail.message_id != identity:
-            raise UsageError(
-                f"messages: mail {key!r} is in doubt and had the Message-ID {identity}, and has {mail.message_id} now: "
-                'octets are sent as they are; give them the same one, or in_doubt="hold"'
-            )
-        if not changes:
-            held = tuple(row.address for row in known if row.state == "in_doubt")
-            return (_held(item, held, identity) if held else None), []
-        due = {row.address for _, row in changes if row is not None}
-        paths = tuple(path for path in mail.envelope.forward_paths if path.address in due)
-        envelope = (
-            mail.envelope
-            if len(due) == len(mail.envelope.forward_paths)
-            else replace(mail.envelope, forward_paths=paths)
-        )
-        entry = Entry(envelope, mail.mail_data, mail.message_id, item, changes)
-        return entry, [*(Change(row, None) for row in unread), *changes]
-
-    def _unreadable(
-        self, key: int | str, item: Any, kept: list[Row], error: SMTPError
-    ) -> tuple[Outcome | None, list[Change]]:
-        """A mail that cannot be made ready is refused, for whom it was not settled."""
-        left = [row for row in kept if row.state not in {"accepted", "refused"}]
-        if kept and not left:
-            return None, []
-        refused = partial(Row._replace, state="refused", reply=words(error), run=self._number)
-        changes = [Change(row, refused(row)) for row in left]
-        if not kept:
-            changes.append(Change(None, Row(key, "", None, "refused", words(error), self._number)))
-        error.outcome = Outcome(item=item, error=error)
-        return error.outcome, changes
-
-    def _name(self, position: int, item: Any) -> int | str:
-        """The key of a mail."""
-        if self._key is None:
-            return position
-        name: object = self._key(item)
-        if not (isinstance(name, str) and name and name.isprintable()):
-            raise UsageError(f"key: a str of printable characters for each mail, not {name!r}")
-        return name
-
-    def _check_keys(self, store: Store) -> None:
-        """Raise UsageError where the ledger knows its mails otherwise: each of them would be sent once more."""
-        found = store.keyed_by()
-        if found is not None and found is not (int if self._key is None else str):
-            was = "their position" if found is int else "a key"
-            raise UsageError(f"key: this ledger knows its mails by {was}; give the input as it was given then")
 
     # What the tasks have in common
 
@@ -493,58 +401,25 @@ class RunOutcomes:
 
     def _has_room(self) -> bool:
         """May more be settled, though the caller reads slowly?"""
-        return self._leaving or self._fault is not None or len(self._ready) + len(self._settled) < MOST
+        return self._leaving or self._fault is not None or len(self._ready) + len(self._settled) < UNREAD
 
     async def _until(self, true: Callable[[], bool]) -> None:
+        """Wait until something is true, as far as whoever changes it rings."""
         import anyio
 
         while not true():
-            if self._bell is None:
-                self._bell = anyio.Event()
-            await self._bell.wait()
+            waiting = (true, anyio.Event())
+            self._waiting.append(waiting)
+            try:
+                await waiting[1].wait()
+            finally:
+                self._waiting.remove(waiting)
 
     def _ring(self) -> None:
-        """Wake whoever waits for something to change."""
-        if self._bell is not None:
-            bell, self._bell = self._bell, None
-            bell.set()
-
-
-def _mail(item: Any) -> Mail:
-    """An item for what it is."""
-    if not isinstance(item, tuple):
-        return Mail(item)
-    if not 1 <= len(item) <= len(Mail._fields):
-        raise InvalidMail(f"a tuple of {len(item)}: give (message, sender, recipients), or one message")
-    return Mail(*item)
-
-
-def _named(mail: Mail, identity: str | None) -> Mail:
-    """A mail with the Message-ID that it had in an earlier run, where that is ours to give."""
-    message = mail.message
-    stdlib = sys.modules.get("email.message")  # not imported, so not the caller's either
-    if identity is None:
-        return mail
-    if isinstance(message, Message) and message.message_id != identity:
-        others = {name: text for name, text in message.headers.items() if name.lower() != "message-id"}
-        return mail._replace(message=replace(message, headers=others | {"Message-ID": identity}))
-    if stdlib is not None and isinstance(message, stdlib.Message) and message["Message-ID"] != identity:
-        twin = copy(message)
-        del twin["Message-ID"]  # which gives it a list of fields of its own
-        twin["Message-ID"] = identity
-        return mail._replace(message=twin)
-    return mail
-
-
-def _twice(key: int | str) -> UsageError:
-    return UsageError(f"key: {key!r} is that of two mails of this input; make one of its own for each")
-
-
-def _held(item: Any, paths: tuple[str, ...], identity: str | None) -> Outcome:
-    """The outcome of a mail that an earlier run has left in doubt."""
-    error = InDoubt("an earlier run handed it out, and ended before it knew its outcome; it is not sent again")
-    error.outcome = Outcome(in_doubt=paths, message_id=identity, item=item, error=error)
-    return error.outcome
+        """Wake those for whom it has become true."""
+        for true, bell in self._waiting:
+            if true():
+                bell.set()
 
 
 def _told(outcome: Outcome, item: Any) -> Outcome:

@@ -7,7 +7,7 @@ served, for now; ``in_doubt`` may have been; ``waiting`` was handed out and give
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
 from smtpkit.errors import DataRefused, InDoubt, InvalidMail, Outcome, RecipientsRefused, SenderRefused, SMTPError
@@ -18,6 +18,8 @@ State = Literal["accepted", "refused", "deferred", "in_doubt", "waiting", "under
 STATES: tuple[State, ...] = get_args(State)
 AGAIN: frozenset[State] = frozenset({"deferred", "waiting"})  # what the next run sends
 LONGEST_KIND = 120  # characters
+MOST_KINDS = 1000
+OTHERS = "…"  # the kinds beyond those
 
 _VERDICTS = (SenderRefused, RecipientsRefused, DataRefused)  # on the mail; a refused login is none
 _KIND = re.compile(r"(\d{3}(?: \d\.\d{1,3}\.\d{1,3}(?!\S))?)?(.*)", re.DOTALL)
@@ -51,7 +53,8 @@ class Counts:
 
     ``waiting`` was taken from the input and given back unsent; what the input still holds nobody has counted.
     ``domains`` says the same for each domain ("" where there is none); ``replies`` how often each reply or error was
-    the last word, with "…" for what is particular to a mail: ``250 2.0.0 Ok: queued as …``.
+    the last word, with "…" for what is particular to a mail: ``250 2.0.0 Ok: queued as …``. Of replies that still
+    differ the first thousand are told apart, and the rest is "…".
     """
 
     accepted: int = 0
@@ -72,15 +75,21 @@ class Counts:
 Tally = Counter[tuple[str, str, State]]  # of ("domain" or "reply", its name, the state)
 
 
-def tallied(changes: Iterable[Change]) -> Tally:
-    """What changes in the counts, by how much."""
+def tallied(changes: Iterable[Change], kinds: set[str]) -> Tally:
+    """What changes in the counts, by how much. ``kinds`` of replies are those known by then; new ones are added.
+
+    A server that says something else each time is not followed for ever: what is too many is one kind.
+    """
     tally: Tally = Counter()
     for change in changes:
         for row, number in ((change.before, -1), (change.after, 1)):
             if row is not None:
                 tally["domain", row.address.rpartition("@")[2].lower(), row.state] += number
                 if row.reply is not None:
-                    tally["reply", kind(row.reply), row.state] += number
+                    name = kind(row.reply)
+                    if len(kinds) < MOST_KINDS:
+                        kinds.add(name)
+                    tally["reply", name if name in kinds else OTHERS, row.state] += number
     return tally
 
 
@@ -117,7 +126,22 @@ def handed_out(kept: Sequence[Row], mail: Prepared, *, key: int | str, run: int,
     return changes
 
 
-def settled(row: Row, outcome: Outcome, *, given_up: bool = False) -> Row:
+def settled(mail: Prepared, changes: Iterable[Change], outcome: Outcome) -> list[Change]:
+    """How what was handed out changes by its outcome."""
+    refused = outcome.refused
+    given_up = any(  # somebody was refused for good without whom it is not to go out
+        path.required and path.address in refused and refused[path.address].permanent
+        for path in mail.envelope.forward_paths
+    )
+    return [Change(row, verdict(row, outcome, given_up=given_up)) for _, row in changes if row is not None]
+
+
+def given_back(changes: Iterable[Change]) -> list[Change]:
+    """How what was handed out, and not begun, is again what it was."""
+    return [Change(row, before or row._replace(state="waiting")) for before, row in changes if row is not None]
+
+
+def verdict(row: Row, outcome: Outcome, *, given_up: bool = False) -> Row:
     """The row of what was under way, after its outcome; ``given_up``: nobody is left whom another attempt may serve."""
     address, error = row.address, outcome.error
     refusal = outcome.refused.get(address)
@@ -138,15 +162,3 @@ def words(error: SMTPError) -> str:
     if isinstance(error, _VERDICTS):
         return str(error.reply)
     return f"{type(error).__name__}: {error}".encode("utf-8", "backslashreplace").decode()
-
-
-def is_given_up(mail: Prepared, outcome: Outcome) -> bool:
-    """Was somebody refused for good without whom the mail is not to go out?"""
-    refused = outcome.refused
-    return any(
-        path.required and path.address in refused and refused[path.address].permanent
-        for path in mail.envelope.forward_paths
-    )
-
-
-assert {field.name for field in fields(Counts)} >= set(STATES)

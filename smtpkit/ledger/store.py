@@ -6,14 +6,13 @@ not begun. A file of another kind is never changed. It needs a local file system
 
 import os
 import stat
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from smtpkit.errors import SpoolError, UsageError
-from smtpkit.ledger.rows import Change, Row, Tally, tallied
+from smtpkit.ledger.rows import Change, Row, State, tallied
 
 if TYPE_CHECKING:
     import sqlite3
@@ -34,7 +33,10 @@ CREATE TABLE run (number INTEGER PRIMARY KEY, begun TEXT NOT NULL DEFAULT CURREN
 """
 _KEEP = "INSERT OR REPLACE INTO recipient VALUES (?, ?, ?, ?, ?, ?)"
 _DROP = "DELETE FROM recipient WHERE key = ? AND address = ?"
-_COUNT = "INSERT INTO tally VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET number = number + excluded.number"
+_COUNT = """
+INSERT INTO tally VALUES (?, ?, ?, ?)
+ON CONFLICT (what, name, state) DO UPDATE SET number = number + excluded.number
+"""
 _LEFT = "SELECT * FROM recipient WHERE state = 'under_way'"
 _MANY = 900  # keys in one question; SQLite takes 999 at least
 _ADVICE = {
@@ -59,7 +61,10 @@ class Store:
             self._database = sqlite3.connect(self._path, timeout=0, isolation_level=None, check_same_thread=False)
             stack.callback(self._database.close)
             self._begin()
-            self.tally: Tally = Counter({tuple(row[:3]): row[3] for row in self._ask("SELECT * FROM tally")})
+            self.tally: dict[tuple[str, str, State], int] = {
+                (what, name, state): number for what, name, state, number in self._ask("SELECT * FROM tally")
+            }
+            self._kinds = {name for what, name, _ in self.tally if what == "reply"}
             self._leave_in_doubt()
             stack.pop_all()
 
@@ -69,16 +74,18 @@ class Store:
             self._database.close()
 
     def next_run(self) -> int:
-        """Write down that a run begins; its number, from 1."""
+        """Write down that a run begins; its number, from 1. What was under way by then is in doubt."""
         with self._told("nothing was sent"):
-            number: int = self._ask("INSERT INTO run DEFAULT VALUES RETURNING number")[0][0]
+            self._leave_in_doubt()
+            number = self._database.execute("INSERT INTO run DEFAULT VALUES").lastrowid
+        assert number is not None
         return number
 
-    def keyed_by(self) -> type | None:
-        """What its keys are: int, or str; None where there are none."""
+    def last_key(self) -> int | str | None:
+        """The last of its keys, which are positions or the caller's; None where there are none."""
         with self._told("it cannot be read"):
-            found = self._ask("SELECT key FROM recipient LIMIT 1")
-        return type(found[0][0]) if found else None
+            last: int | str | None = self._ask("SELECT max(key) FROM recipient")[0][0]
+        return last
 
     def kept(self, keys: Sequence[int | str]) -> dict[int | str, list[Row]]:
         """What it has of these mails, by key."""
@@ -92,19 +99,21 @@ class Store:
 
     def write(self, changes: Sequence[Change]) -> None:
         """Write changes down: they survive a power cut then, or none of them was made (SpoolError)."""
-        tally = tallied(changes)
+        tally = tallied(changes, self._kinds)
         with self._told("nothing was written down"), self._transaction():
             self._database.executemany(_DROP, [row[:2] for row, after in changes if row is not None and after is None])
             self._database.executemany(_KEEP, [change.after for change in changes if change.after is not None])
             self._database.executemany(_COUNT, [(*name, number) for name, number in tally.items() if number])
-        self.tally.update(tally)
+        self.tally |= {
+            name: self.tally.get(name, 0) + number for name, number in tally.items()
+        }  # at once, for who counts
 
     def _begin(self) -> None:
         """Take the file for this process alone, and look whether it is what it should be."""
         self._ask("PRAGMA locking_mode = EXCLUSIVE")
         identity, version, tables = (
             self._ask(question)[0][0]
-            for question in ("PRAGMA application_id", "PRAGMA user_version", "SELECT count(*) FROM sqlite_schema")
+            for question in ("PRAGMA application_id", "PRAGMA user_version", "SELECT count(*) FROM sqlite_master")
         )
         if (identity or tables) and identity != _IDENTITY:
             raise UsageError(f"ledger {self._path!r}: a database, but no ledger; give the path of another file")
@@ -120,7 +129,7 @@ class Store:
                 self._ask(f"PRAGMA user_version = {VERSION}")
 
     def _leave_in_doubt(self) -> None:
-        """What an earlier process handed out and did not settle is in doubt."""
+        """What an earlier run handed out and did not settle is in doubt."""
         if any(number for (_, _, state), number in self.tally.items() if state == "under_way"):
             left = [Row._make(row) for row in self._ask(_LEFT)]
             reply = "InDoubt: the run ended before its outcome was written down"

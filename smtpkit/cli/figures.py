@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 from smtpkit import (
     CommandSent,
     Connected,
+    Counts,
     DataRefused,
     Event,
     InvalidMail,
@@ -32,6 +33,7 @@ Fate = Literal["accepted", "refused", "deferred", "in doubt", "invalid"]
 _VERDICTS = (SenderRefused, RecipientsRefused, DataRefused)
 
 FATES: tuple[Fate, ...] = ("accepted", "refused", "deferred", "in doubt", "invalid")
+
 
 def fate(outcome: Outcome) -> Fate:
     """What became of a mail for one recipient."""
@@ -198,7 +200,7 @@ class Latencies:
 
 
 class Figures:
-    """What the progress and the report show. ``total``: how many mails there are; ``before``: settled by earlier runs."""
+    """What progress and report show of a run: ``total`` mails there are, of which ``before`` were settled earlier."""
 
     KEPT = 300  # failures
 
@@ -230,3 +232,33 @@ class Figures:
         """How many are settled, now and before."""
         return self.before + self.counts.total()
 
+
+class Sum(NamedTuple):
+    """What came of all mails, by all runs of a ledger; domains and replies the most frequent first."""
+
+    fates: Counter[Fate]
+    domains: list[tuple[str, Counter[Fate]]]
+    replies: list[tuple[str, Fate, int]]
+
+
+def sum_up(counts: Counts, unmade: int) -> Sum:
+    """The sum of what a ledger counts; ``unmade`` mails could not be made of their rows, and stand in no ledger."""
+    domains = [(name, _fates(each)) for name, each in counts.domains.items() if name and _fates(each)]
+    fates = sum((each for _, each in domains), Counter[Fate]())
+    unread = counts.domains.get("")  # mails that the client could not read
+    fates["invalid"] = unmade + (unread.total if unread else 0)
+    domains.sort(key=lambda row: (-row[1].total(), row[0]))
+    replies = [(name, _came_to(name), count) for name, count in counts.replies.items()]
+    return Sum(fates, domains, sorted(replies, key=lambda row: (-row[2], row[0])))
+
+
+def _fates(counts: Counts) -> Counter[Fate]:
+    found = {"accepted": counts.accepted, "refused": counts.refused, "deferred": counts.deferred}
+    return +Counter[Fate]({**found, "in doubt": counts.in_doubt})  # type: ignore[dict-item]
+
+
+def _came_to(reply: str) -> Fate:
+    """What a reply or an error of a ledger means for the mail."""
+    by_digit: dict[str, Fate] = {"2": "accepted", "4": "deferred", "5": "refused"}
+    by_error: dict[str, Fate] = {"InDoubt": "in doubt", "InvalidMail": "invalid"}
+    return by_digit.get(reply[:1]) or by_error.get(reply.partition(":")[0], "deferred")

@@ -306,7 +306,7 @@ def summary(figures: Figures, found: Sum, took: float, screen: Screen) -> Iterat
             yield f"{screen.paint(f'{what:<8}', STYLES[what], 'bold')}  {count:>11,}"
         elif what in ALWAYS:
             yield f"{what:<8}  {count:>11,}"
-    refusals = [(name, count) for name, what, count in found.replies if what != "accepted"]
+    refusals = [(name, count) for name, what, count in found.replies if what not in {"accepted", None}]
     for name, count in refusals[:SHOWN]:
         text = escape(name)
         room = screen.width - 23

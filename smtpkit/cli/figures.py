@@ -30,6 +30,7 @@ from smtpkit import (
 
 Fate = Literal["accepted", "refused", "deferred", "in doubt", "invalid"]
 
+OTHERS = "…"  # replies that a ledger counts as one, where there are too many
 _VERDICTS = (SenderRefused, RecipientsRefused, DataRefused)
 
 FATES: tuple[Fate, ...] = ("accepted", "refused", "deferred", "in doubt", "invalid")
@@ -238,7 +239,7 @@ class Sum(NamedTuple):
 
     fates: Counter[Fate]
     domains: list[tuple[str, Counter[Fate]]]
-    replies: list[tuple[str, Fate, int]]
+    replies: list[tuple[str, Fate | None, int]]  # None: those that the ledger does not tell apart
 
 
 def sum_up(counts: Counts, unmade: int) -> Sum:
@@ -257,8 +258,10 @@ def _fates(counts: Counts) -> Counter[Fate]:
     return +Counter[Fate]({**found, "in doubt": counts.in_doubt})  # type: ignore[dict-item]
 
 
-def _came_to(reply: str) -> Fate:
+def _came_to(reply: str) -> Fate | None:
     """What a reply or an error of a ledger means for the mail."""
+    if reply == OTHERS:
+        return None
     by_digit: dict[str, Fate] = {"2": "accepted", "4": "deferred", "5": "refused"}
     by_error: dict[str, Fate] = {"InDoubt": "in doubt", "InvalidMail": "invalid"}
     return by_digit.get(reply[:1]) or by_error.get(reply.partition(":")[0], "deferred")

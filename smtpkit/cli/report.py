@@ -354,8 +354,9 @@ def _replies(found: Sum) -> Iterator[str]:
     yield "</thead>\n<tbody>\n"
     most = max((count for *_, count in found.replies), default=1)
     for name, what, count in found.replies[:MOST_REPLIES]:
-        bar = f'<rect class="{_class(what)}" width="{max(100 * count / most, 0.6):.2f}" height="8"/>'
-        yield f'<tr><td class="words">{_safe(name)}</td><td class="what {_class(what)}">{what}</td><td class="share">'
+        tone, said = (_class(what), what) if what else ("invalid", "various")
+        bar = f'<rect class="{tone}" width="{max(100 * count / most, 0.6):.2f}" height="8"/>'
+        yield f'<tr><td class="words">{_safe(name)}</td><td class="what {tone}">{said}</td><td class="share">'
         yield f'<svg viewBox="0 0 100 8" preserveAspectRatio="none" style="height:.6rem">{bar}</svg></td>'
         yield f"{_count(count)}</tr>\n"
     yield "</tbody></table></div>\n"

@@ -112,6 +112,7 @@ def test_sum() -> None:
             "ConnectError: nobody": 1,
             "InvalidMail: x": 1,
             "450 4.2.0 later": 1,
+            "…": 1,
         },
     )
     found = sum_up(counts, 4)
@@ -127,6 +128,7 @@ def test_sum() -> None:
         ("ConnectError: nobody", "deferred", 1),
         ("InDoubt: lost", "in doubt", 1),
         ("InvalidMail: x", "invalid", 1),
+        ("…", None, 1),
     ]
 
 

@@ -65,9 +65,11 @@ def _page(figures: Figures, job: Job) -> str:
     domains: list[tuple[str, Counter[Fate]]] = [
         (f"{number}.<b>.example", Counter[Fate]({"accepted": 2})) for number in range(60)
     ]
-    replies: list[tuple[str, Fate, int]] = [(one.why, one.what, 1) for one in figures.failures]
+    replies: list[tuple[str, Fate | None, int]] = [(one.why, one.what, 1) for one in figures.failures]
     fates = figures.counts + Counter[Fate]({"accepted": figures.before})
-    return "".join(page(figures, Sum(fates, domains, [("250 2.0.0 queued", "accepted", 60), *replies]), job))
+    return "".join(
+        page(figures, Sum(fates, domains, [("250 2.0.0 queued", "accepted", 60), ("…", None, 1), *replies]), job)
+    )
 
 
 def _busy(failures: int = 3) -> Figures:

@@ -21,6 +21,7 @@ PROMISED = {
     "07_pytest_fixture.py": "2 passed",
     "08_many_mails.py": "199 mails arrived",
     "09_queue_worker.py": "['bob@example.org', 'cy@example.org', 'dee@example.org']",
+    "10_bulk_job.py": "399 mails were sent, 0 of them twice",
     "11_web_service.py": "2 mails: for ann@example.org, bob@example.org",
     "component_async.py": "2 mails over 1 connection",
     "component_queue.py": "2 mails sent, left behind: ['.failed']",

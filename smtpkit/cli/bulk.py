@@ -13,18 +13,21 @@ import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from smtpkit import Client, InvalidMail, Mail, Outcome, ProtocolViolation, SMTPError
+from smtpkit import Client, InvalidMail, Mail, Outcome, ProtocolViolation, Run, SMTPError, UsageError
 from smtpkit.cli.arguments import Parser, add_connection, add_output, client_options, transcribe
 from smtpkit.cli.exits import ACCEPTED, IN_DOUBT, INVALID, REFUSED, SOME_REFUSED, TRANSIENT, code_of
-from smtpkit.cli.figures import FATES, Failure, Figures, about_the_mail
+from smtpkit.cli.figures import FATES, Failure, Figures, Sum, about_the_mail, sum_up
 from smtpkit.cli.merge import Template
-from smtpkit.cli.progress import STYLES, Line, Log, counted, progress
+from smtpkit.cli.progress import ALWAYS, STYLES, Line, Log, progress
 from smtpkit.cli.report import Job, page
 from smtpkit.cli.rows import Row, Rows, recipient_column, survey
 from smtpkit.cli.screen import Screen, escape, span
 from smtpkit.cli.signals import Heed
+
+if TYPE_CHECKING:
+    import anyio
 
 FRAME = 0.1  # seconds between two redrawings
 SEVERAL = 3  # mails in a row that found no session, before it is waited for one
@@ -41,6 +44,12 @@ def main(arguments: Sequence[str]) -> int:
     total = survey(rows, template.fields)
     if chosen.dry_run:
         return _rehearse(chosen, template, rows)
+    chosen.ledger = chosen.ledger or Path(f"{chosen.rows}.run")
+    if chosen.ledger.exists() and not chosen.resume:
+        raise UsageError(
+            f"{chosen.ledger}: the ledger of an earlier run; --resume goes on with it and sends nothing twice, and "
+            "without that file everybody would be sent to again"
+        )
     import anyio
 
     with ExitStack() as files:
@@ -64,6 +73,10 @@ def _parser() -> Parser:
     content.add_argument("-a", "--attach", metavar="FILE", action="append", default=[], type=Path, help="a file")
     content.add_argument("--to-column", metavar="NAME", help="where the recipient stands; default: email, else to")
     content.add_argument("--dry-run", action="store_true", help="make all mails, show the first one, send nothing")
+    again = parser.add_argument_group("what was sent already")
+    again.add_argument("--ledger", metavar="FILE", type=Path, help="where that is written down; default: ROWS.run")
+    again.add_argument("--resume", action="store_true", help="go on where a run ended; begin one where there is none")
+    again.add_argument("--in-doubt", choices=("hold", "retry"), default="hold", help="send it again? default: hold")
     speed = parser.add_argument_group("how fast")
     speed.add_argument("--connections", metavar="N", type=int, help="how many sessions at most; default: 8")
     speed.add_argument("--rate", metavar="N", type=float, help="mails per second at most")
@@ -87,7 +100,7 @@ def _rehearse(chosen: argparse.Namespace, template: Template, rows: Rows) -> int
     good, bad = 0, []
     for row in rows:
         try:
-            mail = template.mail(row.values, f"dry-run.{row.number}")
+            mail = template.mail(row.values)
         except InvalidMail as error:
             bad.append((row, str(error)))
             continue
@@ -117,6 +130,10 @@ class Letter(Mail):
     row: Row
 
 
+def _key(letter: Letter) -> str:
+    return f"row {letter.row.number}"
+
+
 class Bulk:
     """A job while it runs."""
 
@@ -132,12 +149,18 @@ class Bulk:
         self._fault: SMTPError | None = None
         self._lost = 0  # mails in a row that found no session
         self._since = 0.0  # when the first of them did not
+        self._hopeless = False  # it makes no sense to go on, for the fault
+        self._unmade = 0
+        self._heed = Heed(self._stop, self._errors)
         if chosen.report:
             chosen.report.touch()  # what cannot be written is known before anything is sent
         self._failed = None
         if chosen.failed:
-            self._failed = csv.writer(files.enter_context(chosen.failed.open("w", encoding="utf-8", newline="")))
-            self._failed.writerow(Failure._fields)
+            mode = "a" if chosen.resume else "w"
+            file = files.enter_context(chosen.failed.open(mode, encoding="utf-8", newline=""))
+            self._failed = csv.writer(file)
+            if not file.tell():
+                self._failed.writerow(Failure._fields)
 
     async def run(self) -> int:
         """Send all; return the exit code."""
@@ -152,26 +175,33 @@ class Bulk:
             if chosen.transcript:
                 transcribe(client, errors)
             title = f"{self._rows.path.name} to {client.options.shown}"
-            self._progress = Log(figures, errors) if chosen.transcript else progress(figures, errors, title)
-            heed = Heed(self._stop, errors)
-            try:
-                async with anyio.create_task_group() as tasks:
-                    await tasks.start(heed, tasks.cancel_scope)
-                    tasks.start_soon(self._draw)
-                    await self._send(client)
-                    tasks.cancel_scope.cancel()
-            finally:
-                self._progress.close()
-        return self._conclude(client.options.shown, heed.heard)
+            run = Run(chosen.ledger, client, in_doubt=chosen.in_doubt)
+            with anyio.CancelScope() as scope:
+                async with run:
+                    figures.before = run.counts.accepted + run.counts.refused
+                    self._progress = Log(figures, errors) if chosen.transcript else progress(figures, errors, title)
+                    try:
+                        await self._work(run, scope)
+                    finally:
+                        self._progress.close()
+        return self._conclude(client.options.shown, sum_up(run.counts, self._unmade))
 
-    async def _send(self, client: Client) -> None:
-        async with client.send_many(self._letters()) as outcomes:
+    async def _work(self, run: Run, scope: "anyio.CancelScope") -> None:
+        """Send all, under the eyes of whoever looks; the second signal cancels ``scope``."""
+        import anyio
+
+        async with anyio.create_task_group() as tasks:
+            await tasks.start(self._heed, scope)
+            tasks.start_soon(self._draw)
             try:
-                async for outcome in outcomes:
-                    self._settle(outcome, outcome.item.row)
-            finally:
-                for outcome in outcomes.unread:
-                    self._settle(outcome, outcome.item.row)
+                async with run.send_many(self._letters(), key=_key) as outcomes:
+                    async for outcome in outcomes:
+                        self._settle(outcome, outcome.item.row)
+                        if self._hopeless:
+                            break
+            except SMTPError as error:
+                self._fault, self._hopeless = error, True
+            tasks.cancel_scope.cancel()
 
     async def _draw(self) -> None:
         import anyio
@@ -194,8 +224,9 @@ class Bulk:
             if self._stopping.is_set():
                 return
             try:
-                letter = Letter(*self._template.mail(row.values, f"{row.number}"))
+                letter = Letter(*self._template.mail(row.values))
             except InvalidMail as error:
+                self._unmade += 1
                 self._settle(Outcome(error=error), row)
             else:
                 letter.row = row
@@ -206,6 +237,7 @@ class Bulk:
         import anyio
 
         if time.monotonic() - self._since > self._chosen.patience:
+            self._hopeless = True
             self._stopping.set()
         with anyio.move_on_after(min(2 ** (self._lost - SEVERAL), LONGEST_WAIT)):
             await self._stopping.wait()
@@ -224,81 +256,81 @@ class Bulk:
         if not self._lost:
             self._since = time.monotonic()
         self._lost, self._fault = self._lost + 1, error
-        hopeless = not error.transient and not isinstance(error, ProtocolViolation)
-        if hopeless or not self._figures.latencies.opened:
-            self._stopping.set()  # waiting makes no difference to it, or the server was never there
+        lasting = not error.transient and not isinstance(error, ProtocolViolation)
+        if lasting or not self._figures.latencies.opened:  # waiting makes no difference, or the server was never there
+            self._hopeless = True
 
-    def _conclude(self, server: str, heard: Sequence[int]) -> int:
+    def _conclude(self, server: str, found: Sum) -> int:
         """Write the report, print the sum; return the exit code."""
-        figures, chosen = self._figures, self._chosen
-        fault = self._fault if self._stopping.is_set() and not heard else None
-        code = 128 + heard[-1] if heard else code_by(figures)
+        figures, chosen, errors, heard = self._figures, self._chosen, self._errors, self._heed.heard
+        fault = self._fault if self._hopeless and not heard else None
+        code = 128 + heard[-1] if heard else code_by(found)
         if fault is not None:
-            code = IN_DOUBT if figures.counts["in doubt"] else code_of(fault)
+            code = IN_DOUBT if found.fates["in doubt"] else code_of(fault)
         end = "interrupted" if heard else "stopped" if fault else None
         took = time.monotonic() - figures.begun
         if chosen.report:
             failed = str(chosen.failed) if chosen.failed else None
-            job = Job(
-                rows=self._rows.path.name, server=server, started=self._started, took=took, end=end, failed=failed
-            )
+            name = self._rows.path.name
+            job = Job(rows=name, server=server, started=self._started, took=took, end=end, failed=failed)
             with chosen.report.open("w", encoding="utf-8") as file:
-                file.writelines(page(figures, job))
+                file.writelines(page(figures, found, job))
         if chosen.json:
-            print(json.dumps(as_json(figures, took, end, code)))
+            told = as_json(figures, found, took)
+            print(json.dumps({**told, "ledger": str(chosen.ledger), "end": end or "finished", "exit_code": code}))
         else:
             screen = Screen(when=chosen.color)
-            for line in summary(figures, took, screen):
+            for line in summary(figures, found, took, screen):
                 screen.line(line)
         if fault is not None:
-            errors = self._errors
             errors.line(f"{errors.paint('smtpkit: error:', 'red', 'bold')} {escape(str(fault))}")
+        if end is not None or found.fates["deferred"]:
+            errors.line("smtpkit: the same command with --resume sends what is left")
         return code
 
 
-def code_by(figures: Figures) -> int:
+def code_by(found: Sum) -> int:
     """The exit code for what became of all. In doubt outweighs what was refused, and that what may be tried again."""
-    counts = figures.counts
-    if counts["in doubt"]:
+    fates = found.fates
+    if fates["in doubt"]:
         return IN_DOUBT
-    if counts["refused"] or counts["invalid"]:
-        return SOME_REFUSED if counts["accepted"] or counts["deferred"] else REFUSED if counts["refused"] else INVALID
-    return TRANSIENT if counts["deferred"] else ACCEPTED
+    if fates["refused"] or fates["invalid"]:
+        return SOME_REFUSED if fates["accepted"] or fates["deferred"] else REFUSED if fates["refused"] else INVALID
+    return TRANSIENT if fates["deferred"] else ACCEPTED
 
 
-def summary(figures: Figures, took: float, screen: Screen) -> Iterator[str]:
+def summary(figures: Figures, found: Sum, took: float, screen: Screen) -> Iterator[str]:
     """What came of all, and what was said of those that were not accepted, as lines."""
-    for what, count in counted(figures):
-        word = screen.paint(f"{what:<8}", STYLES[what], "bold") if count else f"{what:<8}"
-        yield f"{word}  {count:>11,}"
-    refusals = [(name, counts) for name, counts in figures.replies.largest() if not counts["accepted"]]
-    for name, counts in refusals[:SHOWN]:
+    for what in FATES:
+        if count := found.fates[what]:
+            yield f"{screen.paint(f'{what:<8}', STYLES[what], 'bold')}  {count:>11,}"
+        elif what in ALWAYS:
+            yield f"{what:<8}  {count:>11,}"
+    refusals = [(name, count) for name, what, count in found.replies if what not in {"accepted", None}]
+    for name, count in refusals[:SHOWN]:
         text = escape(name)
         room = screen.width - 23
         shown = f"{text[: room - 1]}…" if screen.live and len(text) > room else text
-        yield f"          {counts.total():>11,}  {screen.paint(shown, 'dim')}"
-    left = figures.total - figures.done
+        yield f"          {count:>11,}  {screen.paint(shown, 'dim')}"
+    done = found.fates.total()
+    left = figures.total - done
     rest = f", {left:,} left" if left else ""
+    before = f", {figures.before:,} of them before" if figures.before else ""
     rate = figures.counts.total() / took if took else 0.0
     opened = figures.latencies.opened
     over = f"{opened} session{'' if opened == 1 else 's'}"
-    yield f"{figures.done:,} of {figures.total:,} mails{rest}, {span(took)}, {rate:,.0f} mails/s over {over}"
+    yield f"{done:,} of {figures.total:,} mails{before}{rest}, {span(took)}, {rate:,.0f} mails/s over {over}"
 
 
-def as_json(figures: Figures, took: float, end: str | None, code: int) -> dict[str, Any]:
+def as_json(figures: Figures, found: Sum, took: float) -> dict[str, Any]:
     """What came of all, for programs."""
     return {
         "total": figures.total,
+        **{what.replace(" ", "_"): found.fates[what] for what in FATES},
+        "left": figures.total - found.fates.total(),
         "before": figures.before,
-        **{what.replace(" ", "_"): figures.counts[what] for what in FATES},
-        "left": figures.total - figures.done,
-        "replies": [
-            {"reply": name, **{what.replace(" ", "_"): count for what, count in counts.items()}}
-            for name, counts in figures.replies.largest()
-        ],
+        "replies": {name: count for name, _, count in found.replies},
         "sessions": figures.latencies.opened,
         "octets": figures.latencies.octets,
         "took": round(took, 3),
-        "end": end or "finished",
-        "exit_code": code,
     }

@@ -1,18 +1,17 @@
-"""What a bulk job has come to, in figures: counts, latencies, throughput, tables; in constant memory.
+"""What a bulk job has come to, in figures: counts, latencies, throughput; in constant memory.
 
 Rules: fed by the public events and outcomes alone. A million mails take no more room than a thousand: latencies fall
-into logarithmic classes, time into spans that double, and a table that is full counts what is new as others.
+into logarithmic classes, and time into spans that double.
 """
 
-import re
 from collections import Counter
-from collections.abc import Iterator
 from math import log10
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from smtpkit import (
     CommandSent,
     Connected,
+    Counts,
     DataRefused,
     Event,
     InvalidMail,
@@ -20,7 +19,6 @@ from smtpkit import (
     Outcome,
     RecipientsRefused,
     Refused,
-    Reply,
     ReplyReceived,
     Secured,
     SenderRefused,
@@ -32,15 +30,10 @@ from smtpkit import (
 
 Fate = Literal["accepted", "refused", "deferred", "in doubt", "invalid"]
 
+OTHERS = "…"  # replies that a ledger counts as one, where there are too many
+_VERDICTS = (SenderRefused, RecipientsRefused, DataRefused)
+
 FATES: tuple[Fate, ...] = ("accepted", "refused", "deferred", "in doubt", "invalid")
-OTHERS = "(others)"
-MOST_DOMAINS = 2000
-MOST_REPLIES = 500
-LONGEST_WORDS = 160
-
-_VARIES = re.compile(r"<[^<>]*>|\S*[\d@]\S*")  # a path, a queue file's name, a time: what makes equal replies differ
-
-_SEVERAL = re.compile("…(?: ?…)+")
 
 
 def fate(outcome: Outcome) -> Fate:
@@ -54,33 +47,19 @@ def fate(outcome: Outcome) -> Fate:
     if outcome.refused:
         return "deferred" if all(reply.transient for reply in outcome.refused.values()) else "refused"
     error = outcome.error
-    return "refused" if error and about_the_mail(error) and not error.transient else "deferred"
+    return "refused" if isinstance(error, _VERDICTS) and not error.transient else "deferred"
 
 
 def about_the_mail(error: SMTPError) -> bool:
-    """Is it a verdict on this mail, and not the end of a session or the lack of one?"""
-    return isinstance(error, SenderRefused | RecipientsRefused | DataRefused | NotSupported | InvalidMail)
-
-
-def verdict(outcome: Outcome) -> Reply | None:
-    """The reply that decided: the refusal where there is one, else the one to the mail data."""
-    if outcome.refused:
-        return next(iter(outcome.refused.values()))
-    return outcome.error.reply if isinstance(outcome.error, Refused) else outcome.reply
+    """Is it the fate of this mail, and not the end of a session or the lack of one?"""
+    return isinstance(error, (*_VERDICTS, NotSupported, InvalidMail))
 
 
 def words(outcome: Outcome) -> str:
     """Why it was not accepted: the server's words, or those of the error."""
-    reply = verdict(outcome)
-    return str(reply) if reply is not None and reply.negative else str(outcome.error or "")
-
-
-def alike(reply: Reply) -> str:
-    """The reply without what differs from mail to mail, so that equal ones count as one."""
-    code, _, text = str(reply).partition(" ")
-    status = f" {reply.enhanced}" if reply.enhanced else ""
-    said = _SEVERAL.sub("…", _VARIES.sub("…", text.removeprefix(status.strip()).strip()))
-    return f"{code}{status} {said}"[:LONGEST_WORDS].rstrip()
+    if outcome.refused:
+        return str(next(iter(outcome.refused.values())))
+    return str(outcome.error.reply if isinstance(outcome.error, Refused) else outcome.error or "")
 
 
 class Histogram:
@@ -133,24 +112,6 @@ class Timeline:
         while len(self.spans) <= place:
             self.spans.append(Counter())
         self.spans[place][what] += 1
-
-
-class Table:
-    """Counts of fates by a text; at most so many texts, the others together."""
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self.rows: dict[str, Counter[Fate]] = {}
-
-    def add(self, name: str, what: Fate, count: int = 1) -> None:
-        """Count so many."""
-        if name not in self.rows and len(self.rows) >= self._most:
-            name = OTHERS
-        self.rows.setdefault(name, Counter())[what] += count
-
-    def largest(self) -> Iterator[tuple[str, Counter[Fate]]]:
-        """The rows, the largest first, the others last."""
-        yield from sorted(self.rows.items(), key=lambda row: (row[0] == OTHERS, -row[1].total(), row[0]))
 
 
 class Failure(NamedTuple):
@@ -240,9 +201,9 @@ class Latencies:
 
 
 class Figures:
-    """All that the progress and the report show. ``total``: how many mails there are; ``before``: settled earlier."""
+    """What progress and report show of a run: ``total`` mails there are, of which ``before`` were settled earlier."""
 
-    KEPT = 500  # failures
+    KEPT = 300  # failures
 
     def __init__(self, total: int, begun: float) -> None:
         self.total = total
@@ -251,8 +212,6 @@ class Figures:
         self.counts: Counter[Fate] = Counter()
         self.latencies = Latencies()
         self.timeline = Timeline()
-        self.domains = Table(MOST_DOMAINS)
-        self.replies = Table(MOST_REPLIES)
         self.failures: list[Failure] = []
         self.latest: Failure | None = None
         self.failed = 0
@@ -262,9 +221,6 @@ class Figures:
         what = fate(outcome)
         self.counts[what] += 1
         self.timeline.add(at - self.begun, what)
-        self.domains.add(recipient.rpartition("@")[2].lower() or recipient, what)
-        reply = verdict(outcome)
-        self.replies.add(alike(reply) if reply else _kind(outcome.error), what)
         if what != "accepted":
             self.failed += 1
             self.latest = Failure(recipient, line, what, words(outcome))
@@ -278,6 +234,34 @@ class Figures:
         return self.before + self.counts.total()
 
 
-def _kind(error: Any) -> str:
-    """What an error without a reply is counted as."""
-    return f"no reply: {type(error).__name__}" if error else "no reply"
+class Sum(NamedTuple):
+    """What came of all mails, by all runs of a ledger; domains and replies the most frequent first."""
+
+    fates: Counter[Fate]
+    domains: list[tuple[str, Counter[Fate]]]
+    replies: list[tuple[str, Fate | None, int]]  # None: those that the ledger does not tell apart
+
+
+def sum_up(counts: Counts, unmade: int) -> Sum:
+    """The sum of what a ledger counts; ``unmade`` mails could not be made of their rows, and stand in no ledger."""
+    domains = [(name, _fates(each)) for name, each in counts.domains.items() if name and _fates(each)]
+    fates = sum((each for _, each in domains), Counter[Fate]())
+    unread = counts.domains.get("")  # mails that the client could not read
+    fates["invalid"] = unmade + (unread.total if unread else 0)
+    domains.sort(key=lambda row: (-row[1].total(), row[0]))
+    replies = [(name, _came_to(name), count) for name, count in counts.replies.items()]
+    return Sum(fates, domains, sorted(replies, key=lambda row: (-row[2], row[0])))
+
+
+def _fates(counts: Counts) -> Counter[Fate]:
+    found = {"accepted": counts.accepted, "refused": counts.refused, "deferred": counts.deferred}
+    return +Counter[Fate]({**found, "in doubt": counts.in_doubt})  # type: ignore[dict-item]
+
+
+def _came_to(reply: str) -> Fate | None:
+    """What a reply or an error of a ledger means for the mail."""
+    if reply == OTHERS:
+        return None
+    by_digit: dict[str, Fate] = {"2": "accepted", "4": "deferred", "5": "refused"}
+    by_error: dict[str, Fate] = {"InDoubt": "in doubt", "InvalidMail": "invalid"}
+    return by_digit.get(reply[:1]) or by_error.get(reply.partition(":")[0], "deferred")

@@ -120,7 +120,7 @@ class Template:
     ) -> None:
         self._sender = sender
         self.column = column
-        self._domain = Message(sender=sender, to=sender).message_id.rpartition("@")[2]  # checked, and ASCII
+        Message(sender=sender)  # which checks it
         self._attachments = tuple(Attachment(file.read_bytes(), file.name) for file in attach)
         header, separator, body = path.read_text("utf-8-sig").partition("\n\n")
         self._header = _header(header.rstrip("\n"), path)
@@ -132,8 +132,8 @@ class Template:
         texts = [text for text in (*self._header.values(), self._text, self._html) if text is not None]
         self.fields = frozenset({column}.union(*(text.fields for text in texts)))
 
-    def mail(self, values: Values, identity: str) -> Mail:
-        """The mail of a row, whose Message-ID is made of ``identity``. Raises InvalidMail."""
+    def mail(self, values: Values) -> Mail:
+        """The mail of a row. Raises InvalidMail."""
         recipient = _text(values, self.column).strip()
         header = {name: text.render(values) for name, text in self._header.items()}
         known = {name.lower(): header.pop(name) for name in [*header] if name.lower() in {*_ADDRESSES, "subject"}}
@@ -149,7 +149,7 @@ class Template:
             text=None if self._text is None else self._text.render(values),
             html=None if self._html is None else self._html.render(values),
             attachments=self._attachments,
-            headers={**header, "Message-ID": f"<{identity}@{self._domain}"},
+            headers=header,
         )
         return Mail(message, self._sender, [recipient])
 

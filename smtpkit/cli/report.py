@@ -11,7 +11,7 @@ from html import escape as marked
 from math import ceil, floor, log10
 from typing import TYPE_CHECKING
 
-from smtpkit.cli.figures import FATES, OTHERS, STAGES, Fate, Figures, Histogram, Table, Timeline
+from smtpkit.cli.figures import FATES, STAGES, Fate, Figures, Histogram, Sum, Timeline
 from smtpkit.cli.screen import escape, span, volume
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 MOST_DOMAINS = 25  # rows of a table
 MOST_REPLIES = 25
-MOST_FAILURES = 300
 
 STYLE = """\
 :root { color-scheme: light dark; --page: #f6f7f9; --card: #fff; --ink: #15191f; --soft: #5b6573; --line: #e0e4ea;
@@ -94,19 +93,20 @@ class Job:
     failed: str | None = None
 
 
-def page(figures: Figures, job: Job) -> Iterator[str]:
+def page(figures: Figures, found: Sum, job: Job) -> Iterator[str]:
     """The page, in pieces."""
     yield (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n"
-        f"<title>{_safe(job.rows)}: {figures.done:,} mails</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<main>\n"
+        f"<title>{_safe(job.rows)}: {found.fates.total():,} mails</title>\n"
+        f"<style>\n{STYLE}</style>\n</head>\n<body>\n<main>\n"
     )
-    yield from _head(figures, job)
+    yield from _head(figures, found, job)
     yield from _throughput(figures.timeline)
     yield from _stages(figures)
-    yield from _domains(figures.domains)
-    yield from _replies(figures.replies)
+    yield from _domains(found)
+    yield from _replies(found)
     yield from _failures(figures, job)
     yield "<footer>Made by smtpkit. Times are those of this machine.</footer>\n</main>\n</body>\n</html>\n"
 
@@ -123,25 +123,25 @@ def _class(what: Fate) -> str:
 # The head -------------------------------------------------------------------------------------------------------------
 
 
-def _head(figures: Figures, job: Job) -> Iterator[str]:
+def _head(figures: Figures, found: Sum, job: Job) -> Iterator[str]:
     end, tone = ("finished", "accepted") if job.end is None else (job.end, "refused")
     yield f'<header>\n<h1>{_safe(job.rows)} <span class="end {tone}">{_safe(end)}</span></h1>\n'
     day = time.strftime("%A, %d %B %Y, %H:%M:%S %Z", time.localtime(job.started)).strip()
     yield f"<p>to {_safe(job.server)}, begun on {_safe(day)}, took {span(job.took)}</p>\n</header>\n"
-    done = figures.counts.total() or 1
+    done = found.fates.total()
     yield '<dl class="tiles">\n'
     for what in FATES:
-        count = figures.counts[what]
+        count = found.fates[what]
         if count or what != "invalid":
-            share = f"{_percent(count / done)} of {figures.counts.total():,}"
+            share = f"{_percent(count / (done or 1))} of {done:,}"
             yield f'<div class="{_class(what)}"><dt>{what}</dt><dd>{count:,}<small>{share}</small></dd></div>\n'
     rate = figures.counts.total() / job.took if job.took else 0
     opened = figures.latencies.opened
     sessions = f"over {opened:,} session{'' if opened == 1 else 's'}, {volume(figures.latencies.octets)}"
     yield f"<div><dt>mails per second</dt><dd>{_number(rate)}<small>{sessions}</small></dd></div>\n</dl>\n"
-    left = figures.total - figures.done
+    left = figures.total - done
     if figures.before or left:
-        parts = [f"{figures.before:,} were settled by earlier runs"] * bool(figures.before)
+        parts = [f"{figures.before:,} of these were settled by earlier runs"] * bool(figures.before)
         parts += [f"{left:,} of {figures.total:,} are left"] * bool(left)
         yield f"<p>{'; '.join(parts)}.</p>\n"
 
@@ -309,21 +309,20 @@ def _plot(one: Histogram, first: int, last: int) -> str:
 # Tables ---------------------------------------------------------------------------------------------------------------
 
 
-def _domains(domains: Table) -> Iterator[str]:
-    rows = list(domains.largest())
+def _domains(found: Sum) -> Iterator[str]:
     yield "<section>\n<h2>By domain</h2>\n"
     yield "<p>Where the recipients are, the largest first.</p>\n"
-    found = [what for what in FATES if any(counts[what] for _, counts in rows)]
-    yield from _legend(found)
-    head = "".join(f'<th class="n">{what}</th>' for what in found)
+    fates = [what for what in FATES if any(counts[what] for _, counts in found.domains)]
+    yield from _legend(fates)
+    head = "".join(f'<th class="n">{what}</th>' for what in fates)
     yield f'<div class="scroll"><table>\n<thead><tr><th>domain</th><th></th><th class="n">mails</th>{head}</tr></thead>'
     yield "\n<tbody>\n"
-    for name, counts in rows[:MOST_DOMAINS]:
-        cells = "".join(_count(counts[what]) for what in found)
-        yield f'<tr><th>{_safe(name)}</th><td class="share">{_share(counts, found)}</td>'
+    for name, counts in found.domains[:MOST_DOMAINS]:
+        cells = "".join(_count(counts[what]) for what in fates)
+        yield f'<tr><th>{_safe(name)}</th><td class="share">{_share(counts, fates)}</td>'
         yield f"{_count(counts.total())}{cells}</tr>\n"
     yield "</tbody></table></div>\n"
-    yield _rest(rows, MOST_DOMAINS, "domain")
+    yield _rest([counts.total() for _, counts in found.domains[MOST_DOMAINS:]], "domains")
     yield "</section>\n"
 
 
@@ -343,44 +342,38 @@ def _count(count: int) -> str:
     return f'<td class="n{"" if count else " zero"}">{count:,}</td>'
 
 
-def _rest(rows: "Sequence[tuple[str, Counter[Fate]]]", most: int, noun: str) -> str:
-    """What the table leaves out, in words."""
-    left = rows[most:]
-    if not left:
-        return ""
-    more = "more than " if left[-1][0] == OTHERS else ""
-    return f"<p>And {more}{len(left):,} more {noun}s with {sum(one.total() for _, one in left):,} mails.</p>\n"
+def _rest(left: Sequence[int], noun: str) -> str:
+    """What a table leaves out, in words."""
+    return f"<p>And {len(left):,} more {noun} with {sum(left):,} mails.</p>\n" if left else ""
 
 
-def _replies(replies: Table) -> Iterator[str]:
-    rows = list(replies.largest())
+def _replies(found: Sum) -> Iterator[str]:
     yield "<section>\n<h2>By reply</h2>\n"
-    yield "<p>The reply that decided, without what differs from mail to mail (…).</p>\n"
+    yield "<p>The last word on each mail, without what differs from mail to mail (…).</p>\n"
     yield '<div class="scroll"><table>\n<thead><tr><th>reply</th><th>came to</th><th></th><th class="n">mails</th></tr>'
     yield "</thead>\n<tbody>\n"
-    most = max((counts.total() for _, counts in rows), default=1)
-    for name, counts in rows[:MOST_REPLIES]:
-        what = max(counts, key=lambda one: counts[one])
-        wide = 100 * counts.total() / most
-        bar = f'<rect class="{_class(what)}" width="{max(wide, 0.6):.2f}" height="8"/>'
-        yield f'<tr><td class="words">{_safe(name)}</td><td class="what {_class(what)}">{what}</td><td class="share">'
+    most = max((count for *_, count in found.replies), default=1)
+    for name, what, count in found.replies[:MOST_REPLIES]:
+        tone, said = (_class(what), what) if what else ("invalid", "various")
+        bar = f'<rect class="{tone}" width="{max(100 * count / most, 0.6):.2f}" height="8"/>'
+        yield f'<tr><td class="words">{_safe(name)}</td><td class="what {tone}">{said}</td><td class="share">'
         yield f'<svg viewBox="0 0 100 8" preserveAspectRatio="none" style="height:.6rem">{bar}</svg></td>'
-        yield f"{_count(counts.total())}</tr>\n"
+        yield f"{_count(count)}</tr>\n"
     yield "</tbody></table></div>\n"
-    yield _rest(rows, MOST_REPLIES, "reply").replace("replys", "replies")
+    yield _rest([count for *_, count in found.replies[MOST_REPLIES:]], "replies")
     yield "</section>\n"
 
 
 def _failures(figures: Figures, job: Job) -> Iterator[str]:
     yield "<section>\n<h2>Not accepted</h2>\n"
     if not figures.failed:
-        yield "<p>Nobody: every mail was accepted.</p>\n</section>\n"
+        yield "<p>Nobody in this run.</p>\n</section>\n"
         return
-    shown = figures.failures[:MOST_FAILURES]
+    shown = figures.failures
     left = figures.failed - len(shown)
     whole = f"all are in {_safe(job.failed)}" if job.failed else "--failed FILE.csv writes all of them"
     note = f"The first {len(shown):,}; {left:,} more are left out here, {whole}." if left else f"All {len(shown):,}."
-    yield f'<p>With the server\'s words. {note}</p>\n<div class="scroll"><table>\n'
+    yield f'<p>In this run, with the server\'s words. {note}</p>\n<div class="scroll"><table>\n'
     yield '<thead><tr><th>recipient</th><th class="n">line</th><th>came to</th><th>why</th></tr></thead>\n<tbody>\n'
     for one in shown:
         yield f'<tr><th>{_safe(one.recipient)}</th><td class="n">{one.line:,}</td>'

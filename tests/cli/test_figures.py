@@ -4,11 +4,12 @@ import asyncio
 import random
 import tracemalloc
 from collections import Counter
+from typing import Any
 
 import pytest
 
 import smtpkit
-from smtpkit.cli.figures import OTHERS, Failure, Figures, Histogram, Latencies, Table, Timeline, alike, fate, words
+from smtpkit.cli.figures import Failure, Figures, Histogram, Latencies, Timeline, fate, sum_up, words
 from smtpkit.testing import Script, Server
 
 LATER = smtpkit.Reply(451, ("4.3.0 later",))
@@ -25,7 +26,7 @@ DONE = smtpkit.Reply(250, ("2.0.0 Ok: queued as 4F3A99",))
         (smtpkit.Outcome(refused={"b@x.org": LATER}), "deferred"),
         (smtpkit.Outcome(error=smtpkit.SenderRefused(NEVER, "MAIL")), "refused"),
         (smtpkit.Outcome(error=smtpkit.DataRefused(LATER, "mail data")), "deferred"),
-        (smtpkit.Outcome(error=smtpkit.NotSupported("x", extension="SMTPUTF8")), "refused"),
+        (smtpkit.Outcome(error=smtpkit.NotSupported("x", extension="SMTPUTF8")), "deferred"),
         (smtpkit.Outcome(error=smtpkit.InvalidMail("x")), "invalid"),
         (smtpkit.Outcome(error=smtpkit.ConnectError("x")), "deferred"),
         (smtpkit.Outcome(error=smtpkit.TLSError("x")), "deferred"),
@@ -44,22 +45,6 @@ def test_words() -> None:
     assert words(smtpkit.Outcome(refused={"b@x.org": NEVER})) == "550 5.1.1 <b@x.org>: never"
     assert words(smtpkit.Outcome(error=smtpkit.DataRefused(LATER, "mail data"))) == "451 4.3.0 later"
     assert words(smtpkit.Outcome(error=smtpkit.ConnectError("nobody there"))) == "nobody there"
-
-
-@pytest.mark.parametrize(
-    ("reply", "found"),
-    [
-        (DONE, "250 2.0.0 Ok: queued as …"),
-        (NEVER, "550 5.1.1 …: never"),
-        (smtpkit.Reply(550, ("bob@x.org 17 times, no",)), "550 … times, no"),
-        (smtpkit.Reply(550, ("5.7.1 one", "5.7.1 two")), "550 5.7.1 one / … two"),
-        (smtpkit.Reply(550, ("x" * 4000,)), "550 " + "x" * 156),
-        (smtpkit.Reply(550), "550"),
-    ],
-)
-def test_alike(reply: smtpkit.Reply, found: str) -> None:
-    """Replies that differ by a name or a number only count as one."""
-    assert alike(reply) == found
 
 
 def test_histogram() -> None:
@@ -96,32 +81,55 @@ def test_timeline() -> None:
     assert min(per_span) == pytest.approx(max(per_span), rel=0.01)
 
 
-def test_table() -> None:
-    """A table that is full counts what is new as others, last in order."""
-    table = Table(2)
-    for name in "abacdeb":
-        table.add(name, "accepted")
-    table.add("a", "refused", 5)
-    assert [(name, counts.total()) for name, counts in table.largest()] == [("a", 7), ("b", 2), (OTHERS, 3)]
-
-
 def test_figures() -> None:
-    """A mail is counted by its fate, its domain and its reply; why it failed is kept for the first of them."""
+    """A mail is counted by its fate; why it failed is kept for the first of them, and the last."""
     figures = Figures(4, 10.0)
     figures.KEPT = 1  # so that it is soon reached
     figures.settle(smtpkit.Outcome(accepted=("a@x.org",), reply=DONE), "a@X.org", 2, 10.1)
     figures.settle(smtpkit.Outcome(refused={"b@x.org": NEVER}), "b@x.org", 3, 10.2)
     figures.settle(smtpkit.Outcome(error=smtpkit.ConnectError("x")), "c@y.org", 4, 10.3)
     assert figures.counts == {"accepted": 1, "refused": 1, "deferred": 1}
-    assert dict(figures.domains.largest()) == {"x.org": {"accepted": 1, "refused": 1}, "y.org": {"deferred": 1}}
-    assert [name for name, _ in figures.replies.largest()] == [
-        "250 2.0.0 Ok: queued as …",
-        "550 5.1.1 …: never",
-        "no reply: ConnectError",
-    ]
     assert figures.failures == [Failure("b@x.org", 3, "refused", "550 5.1.1 <b@x.org>: never")]
     assert figures.latest == Failure("c@y.org", 4, "deferred", "x")
     assert (figures.failed, figures.done, len(figures.timeline.spans)) == (2, 3, 7)
+
+
+def test_sum() -> None:
+    """What a ledger counts is summed up by fate, domain and reply; what was never handed out counts as nothing."""
+    plain: dict[str, Any] = {"domains": {}, "replies": {}}
+    counts = smtpkit.Counts(
+        accepted=5,
+        domains={
+            "y.org": smtpkit.Counts(in_doubt=1, deferred=1, **plain),
+            "x.org": smtpkit.Counts(accepted=5, refused=2, **plain),
+            "z.org": smtpkit.Counts(waiting=3, **plain),
+            "": smtpkit.Counts(refused=1, **plain),
+        },
+        replies={
+            "250 2.0.0 Ok: queued as …": 5,
+            "550 5.1.1 no": 2,
+            "InDoubt: lost": 1,
+            "ConnectError: nobody": 1,
+            "InvalidMail: x": 1,
+            "450 4.2.0 later": 1,
+            "…": 1,
+        },
+    )
+    found = sum_up(counts, 4)
+    assert found.fates == {"accepted": 5, "refused": 2, "in doubt": 1, "deferred": 1, "invalid": 5}
+    assert [(name, dict(each)) for name, each in found.domains] == [
+        ("x.org", {"accepted": 5, "refused": 2}),
+        ("y.org", {"in doubt": 1, "deferred": 1}),
+    ]
+    assert found.replies == [
+        ("250 2.0.0 Ok: queued as …", "accepted", 5),
+        ("550 5.1.1 no", "refused", 2),
+        ("450 4.2.0 later", "deferred", 1),
+        ("ConnectError: nobody", "deferred", 1),
+        ("InDoubt: lost", "in doubt", 1),
+        ("InvalidMail: x", "invalid", 1),
+        ("…", None, 1),
+    ]
 
 
 async def _measured(server: Server, count: int, **options: object) -> Latencies:
@@ -214,7 +222,7 @@ def _feed(figures: Figures, first: int, count: int) -> None:
 
 
 def test_constant_memory() -> None:
-    """Once its tables are full, six thousand mails more take no more memory."""
+    """Six thousand mails more take no more memory."""
     figures = Figures(100_000, 0.0)
     figures.latencies(smtpkit.Connected(server="x", address="y", at=0.0, session=1))
     _feed(figures, 0, 2500)

@@ -1,13 +1,14 @@
 """The report of a bulk job: a page that parses, stands alone, and in which nobody's words are more than words."""
 
 import re
+from collections import Counter
 from html.parser import HTMLParser
 
 import pytest
 
 import smtpkit
-from smtpkit.cli.figures import STAGES, Figures
-from smtpkit.cli.report import MOST_FAILURES, Job, _clock, _percent, _round_up, _ticks, _time, page
+from smtpkit.cli.figures import STAGES, Fate, Figures, Sum
+from smtpkit.cli.report import Job, _clock, _percent, _round_up, _ticks, _time, page
 
 EVIL = "<script>alert('1')</script> \"><img src=x onerror=y> &amp; \x1b[31m \u202e https://example.com/help"
 NEVER = smtpkit.Reply(550, (f"5.1.1 {EVIL}",))
@@ -59,6 +60,18 @@ def _job(**more: str | None) -> Job:
     return Job(rows="rows.csv", server="smtp://mail.example.com", started=1.7e9, took=90.0, **more)
 
 
+def _page(figures: Figures, job: Job) -> str:
+    """The page, with a sum in which all that failed has a domain and words of its own."""
+    domains: list[tuple[str, Counter[Fate]]] = [
+        (f"{number}.<b>.example", Counter[Fate]({"accepted": 2})) for number in range(60)
+    ]
+    replies: list[tuple[str, Fate | None, int]] = [(one.why, one.what, 1) for one in figures.failures]
+    fates = figures.counts + Counter[Fate]({"accepted": figures.before})
+    return "".join(
+        page(figures, Sum(fates, domains, [("250 2.0.0 queued", "accepted", 60), ("…", None, 1), *replies]), job)
+    )
+
+
 def _busy(failures: int = 3) -> Figures:
     """Figures of a job in which all that can happen did."""
     figures = Figures(10_000, 0.0)
@@ -78,12 +91,10 @@ def _busy(failures: int = 3) -> Figures:
     return figures
 
 
-@pytest.mark.parametrize(
-    "figures", [Figures(1, 0.0), _busy(), _busy(MOST_FAILURES + 50)], ids=["empty", "busy", "full"]
-)
+@pytest.mark.parametrize("figures", [Figures(1, 0.0), _busy(), _busy(Figures.KEPT + 50)], ids=["empty", "busy", "full"])
 def test_page(figures: Figures) -> None:
     """The page is well formed whatever happened, and loads nothing: no script, no link, no picture."""
-    text = "".join(page(figures, _job()))
+    text = _page(figures, _job())
     read = Page(text)
     assert text.startswith("<!doctype html>")
     assert "default-src 'none'" in text
@@ -98,7 +109,7 @@ def test_page(figures: Figures) -> None:
 
 def test_words_are_words() -> None:
     """What a server or a row says is shown as it was said, with what would steer anything escaped."""
-    text = "".join(page(_busy(), _job(end=EVIL, failed=EVIL)))
+    text = _page(_busy(), _job(end=EVIL, failed=EVIL))
     shown = [one for one in Page(text).texts if "alert" in one]
     assert len(shown) >= 6
     assert f"550 5.1.1 {EVIL}".replace("\x1b", "\\x1b").replace("\u202e", "\\u202e") in shown
@@ -111,28 +122,28 @@ def test_no_address_is_in_it() -> None:
     """Unless a server says one, there is no address of the web in the page."""
     figures = Figures(1, 0.0)
     figures.settle(smtpkit.Outcome(accepted=("b@x.org",), reply=DONE), "b@x.org", 2, 0.1)
-    text = "".join(page(figures, _job()))
+    text = _page(figures, _job())
     assert not re.search(r"https?:|//(?!mail\.example\.com)|www\.", text)
 
 
 def test_what_is_left_out_is_said() -> None:
     """A table is cut where it would not be read, and says by how much; a file with all of them is named."""
-    figures = _busy(MOST_FAILURES + 50)
-    words = " ".join(Page("".join(page(figures, _job(failed="failed.csv")))).texts)
-    assert f"The first {MOST_FAILURES}; 53 more are left out here, all are in failed.csv." in words
-    assert "--failed FILE.csv writes all of them" in "".join(page(figures, _job()))
+    figures = _busy(Figures.KEPT + 50)
+    words = " ".join(Page(_page(figures, _job(failed="failed.csv"))).texts)
+    assert f"The first {Figures.KEPT}; 53 more are left out here, all are in failed.csv." in words
+    assert "--failed FILE.csv writes all of them" in (_page(figures, _job()))
     assert re.search(r"And \d+ more domains with \d+ mails", words)
     assert "9,587 of 10,000 are left" in words
     figures.before = 9587
-    words = " ".join(Page("".join(page(figures, _job()))).texts)
-    assert "9,587 were settled by earlier runs." in words
+    words = " ".join(Page(_page(figures, _job())).texts)
+    assert "9,587 of these were settled by earlier runs." in words
     assert " are left." not in words
 
 
 def test_the_end_is_told() -> None:
     """The page says whether the job was finished, and when and where it ran."""
-    assert "finished" in Page("".join(page(_busy(), _job()))).texts
-    words = Page("".join(page(_busy(), _job(end="interrupted")))).texts
+    assert "finished" in Page(_page(_busy(), _job())).texts
+    words = Page(_page(_busy(), _job(end="interrupted"))).texts
     assert "interrupted" in words
     assert "finished" not in words
     assert any("to smtp://mail.example.com, begun on" in one and "took 90 s" in one for one in words)

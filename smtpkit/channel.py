@@ -176,6 +176,8 @@ class Channel:
                 self._end(started, how)
             else:
                 self._end(started, why)
+            if (closing := _closing(started.error)) is not None:
+                cause = others = closing
 
     def _fail(self, error: BaseException) -> None:
         """Abandon for what went wrong; raise it again unless the procedures have taken it in."""
@@ -253,10 +255,8 @@ class Channel:
             return
         started.procedure.close()
         if not self._over:
-            why = started.error
-            if not isinstance(why, ServiceClosing):  # a server that leaves has done nothing of what is behind that
-                why = ChannelLost(f"the session ended with an earlier procedure: {why}")
-            self.abandon(why)
+            earlier = ChannelLost(f"the session ended with an earlier procedure: {started.error}")
+            self.abandon(_closing(started.error) or earlier)
 
     def _say(self, commands: tuple[Command, ...], started: Started[Any]) -> None:
         said, out, owed, heard = self._said, self._out, self._owed, self._observers.heard
@@ -506,3 +506,9 @@ class Channel:
             if reply.negative:
                 return True
         return False
+
+
+def _closing(error: BaseException | None) -> ServiceClosing | None:
+    """That the server leaves, if a procedure has heard it: nothing was done of what is behind it (RFC 5321 3.8)."""
+    found = error if isinstance(error, ServiceClosing) or error is None else error.__cause__
+    return found if isinstance(found, ServiceClosing) else None

@@ -181,6 +181,8 @@ class Channel:
                 self._end(started, how)
             else:
                 self._end(started, why)
+            if (closing := _closing(started.error)) is not None:
+                cause = others = closing
 
     def _forget_replies(self) -> None:
         """The server is out of step: what follows is no verdict on anything."""
@@ -226,7 +228,7 @@ class Channel:
             try:
                 step = started.step = resume(value)
             except Exception as error:  # noqa: BLE001  raised by finish
-                closed = isinstance(error, ServiceClosing) and len(self._queue) > 1 and await self._hear_last_words()
+                closed = len(self._queue) > 1 and _closing(error) is not None and await self._hear_last_words()
                 self._end(started, error, closed=closed)
                 return
             value, kind = None, type(step)
@@ -269,7 +271,7 @@ class Channel:
             if any(isinstance(why, ProtocolViolation) for why in (how, how.__cause__)):
                 self._forget_replies()
             earlier = ChannelLost(f"the session ended with an earlier procedure: {started.error}")
-            self.abandon(started.error if closed and isinstance(started.error, ServiceClosing) else earlier)
+            self.abandon((closed and _closing(started.error)) or earlier)
 
     def _say(self, commands: tuple[Command, ...], started: Started[Any]) -> None:
         said, out, owed, heard = self._said, self._out, self._owed, self._observers.heard
@@ -547,3 +549,9 @@ class Channel:
             if reply.negative:
                 return True
         return False
+
+
+def _closing(error: BaseException | None) -> ServiceClosing | None:
+    """That the server leaves, if a procedure has heard it."""
+    found = error if isinstance(error, ServiceClosing) or error is None else error.__cause__
+    return found if isinstance(found, ServiceClosing) else None

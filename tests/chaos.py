@@ -25,9 +25,9 @@ _UNREAD = re.compile(
 )
 
 
-def mails(count: int, *, large: int = 40) -> list[Mail]:
-    """Mails, each with a sender and two recipients of its own, told apart by their octets; every ``large``th is."""
-    return [_mail(number, 2500 if number % large == large - 1 else number % 30) for number in range(count)]
+def mails(count: int) -> list[Mail]:
+    """Mails, each with a sender and two recipients of its own, told apart by their octets; every fortieth is large."""
+    return [_mail(number, 2500 if number % 40 == 39 else number % 30) for number in range(count)]
 
 
 def _mail(number: int, lines: int) -> Mail:
@@ -237,10 +237,14 @@ def _doubted(server: Chaos, mail: Mail, outcome: Outcome, recorded: list[Receive
     assert sorted([*outcome.in_doubt, *outcome.refused]) == mail.recipients, why
     attempts = server.attempts[mail.sender or ""]
     kinds = {attempt.session: server.failed.get(attempt.session, ("", None))[1] for attempt in attempts}
-    if isinstance(outcome.error.__cause__, TimedOut) and attempts and not {"stall", "deaf"} & set(kinds.values()):
+    answered = any(attempt.accepted for attempt in attempts)
+    silent = not attempts or not {"stall", "deaf"}.isdisjoint(kinds.values())
+    if isinstance(outcome.error.__cause__, TimedOut) and (answered or not silent):
         return "slow"
-    assert not any(attempt.accepted for attempt in attempts), f"its reply was said: {why}"
-    assert not attempts or not all(attempt.refused for attempt in attempts), f"its refusal was said: {why}"
+    assert not answered, f"its reply was said: {why}"
+    assert "421" not in str(outcome.error), f"the server had left: {why}"
+    # By BDAT an attempt whose commands nobody has read may have followed those that are known.
+    assert bdat or not all(attempt.refused for attempt in attempts), f"its refusal was said: {why}"
     if recorded:
         return "in doubt, accepted"
     if any(attempt.whole and not attempt.refused for attempt in attempts):

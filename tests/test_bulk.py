@@ -24,7 +24,7 @@ from smtpkit.events import Settled
 from smtpkit.options import OptionKeywords
 from smtpkit.pace import Pace
 from smtpkit.session import Session
-from smtpkit.testing import Fault, Script
+from smtpkit.testing import Answer, Fault, Script
 from smtpkit.transport.connect import run_inline
 from smtpkit.window import Habits
 from tests.memory import Talk
@@ -332,17 +332,37 @@ def _until_421(chunking: Any) -> bytes:
     return said[: said.index(b"too fast") + 10]
 
 
+@pytest.mark.parametrize("before", [{}, {"MAIL:s3@example.com": "450 4.7.1 not you"}], ids=["", "refused"])
 @pytest.mark.parametrize("moment", ["MAIL:s3@example.com", "RCPT:r3@example.com"])
-def test_421_leaves_nothing_behind_it_in_doubt(moment: str) -> None:
+def test_421_leaves_nothing_behind_it_in_doubt(moment: str, before: dict[str, Answer]) -> None:
     """A server answers in order: what was said whole behind the command at which it left was not accepted."""
-    bye = Script(replies={moment: "421 4.3.2 too many mails"}, close_after=frozenset({moment}))
+    bye = Script(replies={**before, moment: "421 4.3.2 too many mails"}, close_after=frozenset({moment}))
     items = [mail(number) for number in range(9)]
     host = Host(bye, Script())
     found = outcomes(host.bulk(items, habits=Habits(**PROVEN)))
     agree(host, items, found)
     assert bytes(host.talks[0].stream.sent).count(b"BDAT") > 4  # of those that followed some were said whole
-    assert all(outcome.accepted for outcome in found)
+    refused = [outcome.item for outcome in found if not outcome.accepted]
+    assert refused == ([items[3]] if before and moment.startswith("RCPT") else [])
     assert len(host.talks) == 2
+
+
+@pytest.mark.parametrize("fail", ["reset", "stall"])
+def test_421_that_is_read_after_a_write_has_failed(fail: Any) -> None:
+    """Nor is anything in doubt where the server has left, and its words are found when a write breaks off."""
+    moment = "RCPT:r3@example.com"
+    bye = Script(replies={moment: "421 4.3.2 too many mails"}, close_after=frozenset({moment}))
+    items = [mail(number) for number in range(12)]
+    whole = Host(bye, Script())
+    outcomes(whole.bulk(items, habits=Habits(**PROVEN)))
+    sent = bytes(whole.talks[0].stream.sent)
+    for after in range(sent.index(b"<r3@") + 20, len(sent), 7):
+        host = Host(bye, Script(), fail_after=after, fail=fail)
+        found = outcomes(host.bulk(items, habits=Habits(**PROVEN)))
+        agree(host, items, found)
+        left = any(line.startswith(b"421") for line in host.talks[0].dialogue.session.said("S"))
+        assert left or fail == "stall"
+        assert not any(outcome.in_doubt for outcome in found if left), after
 
 
 def test_one_reply_too_many() -> None:

@@ -2,7 +2,8 @@
  *
  * sink EXTENSIONS [LATENCY [trace]]: EHLO keywords, comma between; microseconds until each batch of replies is sent.
  * It listens on a port of 127.0.0.1, prints it, and serves until its standard input ends, so it ends with its parent.
- * Then it prints one line of JSON: what it counted; with "trace" also when (seconds) how many octets of mail came, and
+ * Then it prints one line of JSON: what it counted ("distinct": from how many different senders s<number>@ mails were
+ * accepted, so that one which came twice is found); with "trace" also when (seconds) how many octets of mail came, and
  * when each mail had ended.
  */
 #define _GNU_SOURCE
@@ -19,7 +20,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { PIECE = 262144, LINE = 4096, HISTORY = 4, EVENTS = 256 };
+enum { PIECE = 262144, LINE = 4096, HISTORY = 4, EVENTS = 256, NUMBERS = 1 << 20 };
 enum mode { COMMAND, DATA, BDAT };
 
 struct text {
@@ -34,6 +35,7 @@ struct session {
     unsigned long long left; /* octets of this BDAT */
     int last;                /* it ends the mail */
     unsigned recipients;     /* of this transaction */
+    unsigned long from;      /* the number of its sender */
     size_t held;             /* octets of an unfinished line */
     char line[LINE], history[HISTORY];
     struct text replies;
@@ -48,10 +50,11 @@ struct batch { /* replies on their way */
 };
 
 static struct {
-    unsigned long long sessions, mails, recipients, octets, batches;
+    unsigned long long sessions, mails, distinct, recipients, octets, batches;
 } counted;
 
 static const char NOBODY[] = "503 5.5.1 No recipients\r\n";
+static unsigned char seen[NUMBERS]; /* senders */
 static char buffer[HISTORY + PIECE], greeting[1024];
 static struct session *sessions;
 static struct batch *first, **last = &first;
@@ -102,6 +105,7 @@ static void arrived(size_t octets) {
 
 static void taken(struct session *session) {
     counted.mails++;
+    if (session->from < NUMBERS && !seen[session->from]) counted.distinct += seen[session->from] = 1;
     session->recipients = 0;
     note(&ended, 0);
 }
@@ -172,6 +176,7 @@ static void deliver(void) {
 static void command(struct session *session, char *line) {
     if (!strncasecmp(line, "MAIL", 4) || !strncasecmp(line, "RSET", 4) || !strncasecmp(line, "HELO", 4)) {
         session->recipients = 0;
+        session->from = strncasecmp(line, "MAIL FROM:<s", 12) ? NUMBERS : strtoul(line + 12, NULL, 10);
         reply(session, "250 2.0.0 Ok\r\n");
     } else if (!strncasecmp(line, "RCPT", 4)) {
         counted.recipients++;
@@ -272,8 +277,9 @@ static void welcome(int listener, int most) {
 }
 
 static void tell(void) {
-    printf("{\"sessions\": %llu, \"mails\": %llu, \"recipients\": %llu, \"octets\": %llu, \"batches\": %llu, \"trace\": [",
-           counted.sessions, counted.mails, counted.recipients, counted.octets, counted.batches);
+    printf("{\"sessions\": %llu, \"mails\": %llu, \"distinct\": %llu, \"recipients\": %llu, \"octets\": %llu, "
+           "\"batches\": %llu, \"trace\": [",
+           counted.sessions, counted.mails, counted.distinct, counted.recipients, counted.octets, counted.batches);
     for (size_t at = 0; at < trace.used; at++)
         printf("%s[%.6f, %zu]", at ? ", " : "", trace.entries[at].at, trace.entries[at].octets);
     printf("], \"ended\": [");

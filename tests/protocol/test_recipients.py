@@ -236,6 +236,9 @@ MERGED = {
     "closing": Merging((outcome("b"), outcome(error=ServiceClosing(code(421), "MAIL"))), "b", "", "", ServiceClosing),
     "nobody, then all": Merging((nobody(b=NO), outcome("c d")), "c d", "b550"),
     "nobody at all": Merging((nobody(b=NO), nobody(c=NO, d=FULL)), "", "b550 c550 d452", "", RecipientsRefused),
+    "silently lost, then nobody": Merging(
+        (outcome(error=ChannelLost("x")), nobody(b=NO, c=NO, d=NO)), "", "b550 c550 d550", "", RecipientsRefused
+    ),
     "MAIL refused at once": Merging(
         (outcome(error=SenderRefused(NO, "MAIL"), b=NO),), "", "b550 c550 d550", "", SenderRefused
     ),

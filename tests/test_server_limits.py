@@ -293,6 +293,7 @@ RETIRED: dict[str, tuple[Script, dict[str, Any]]] = {
     "lifetime": (Script(), {"lifetime": 1e-6}),
     "idle": (Script(), {"idle": 1e-6}),
     "MAILMAX": (limits("MAILMAX=1"), {}),
+    "over TLS": (Script(tls="implicit"), {"lifetime": 1e-6}),
 }
 
 
@@ -302,6 +303,8 @@ async def test_retired(kind: str, why: str) -> None:
     """A session too old, too long idle, or at the server's limit is said QUIT, and the next mail begins another."""
     script, options = RETIRED[why]
     with Server(script) as server:
+        if script.tls != "none":
+            options = {**options, "ssl_context": server.client_context()}
         async with Way(kind, server.url, **options) as way:
             for _ in range(3):
                 await way.send(to(1))

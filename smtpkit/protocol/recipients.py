@@ -42,23 +42,21 @@ def first(
     announced, domains = limits.get("RCPTMAX", inf), limits.get("RCPTDOMAINMAX", inf)
     if domains == inf and len(paths) <= min(most, announced):
         return envelope
-    different = len({domain(path) for path in paths}) if domains < inf else 0
     unsplit = one_shot or _required(envelope)
-    if len(paths) > announced or different > domains:
-        if unsplit:
-            why = "its data can be told once only" if one_shot else "all its recipients or none of them are to get it"
-            shown = " ".join(f"{name}={limit}" for name, limit in limits.items() if name != "MAILMAX")
-            raise NotSupported(
-                f"the mail is for {len(paths)} recipients, which the server does not take at once (LIMITS {shown}), "
-                f"and it cannot go in several transactions, since {why}",
-                extension="LIMITS",
-            )
-        if envelope.dsn and "DSN" not in offered:  # known before a part of it has gone out
-            raise lacking("DSN", "delivery notifications were asked for")
+    if unsplit and (len(paths) > announced or (domains < inf and len({*map(domain, paths)}) > domains)):
+        why = "its data can be told once only" if one_shot else "all its recipients or none of them are to get it"
+        shown = " ".join(f"{name}={limit}" for name, limit in limits.items() if name != "MAILMAX")
+        raise NotSupported(
+            f"the mail is for {len(paths)} recipients, which the server does not take at once (LIMITS {shown}), "
+            f"and it cannot go in several transactions, since {why}",
+            extension="LIMITS",
+        )
     fit = paths if domains == inf else _within(paths, domains, named)
     if unsplit:
         return envelope if len(fit) == len(paths) else None
     fit = fit[: int(min(most, announced, len(fit)))]
+    if len(fit) < len(paths) and envelope.dsn and "DSN" not in offered:  # known before a part of it has gone out
+        raise lacking("DSN", "delivery notifications were asked for")
     return replace(envelope, forward_paths=fit) if fit else None
 
 

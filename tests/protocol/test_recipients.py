@@ -101,9 +101,11 @@ def test_what_cannot_be_split(why: str, limits: str, named: str, fits: str) -> N
 
 def test_what_the_last_part_needs() -> None:
     """What the server lacks for a later part is told before the first has gone out."""
-    asking = replace(envelope("b c"), forward_paths=(ForwardPath("b@x"), ForwardPath("c@x", notify=("NEVER",))))
+    asking = replace(envelope("b c"), forward_paths=(ForwardPath("b@y"), ForwardPath("c@x", notify=("NEVER",))))
     with pytest.raises(NotSupported, match="DSN"):
         first(asking, Extensions({"LIMITS": "RCPTMAX=1"}))
+    with pytest.raises(NotSupported, match="DSN"):
+        first(asking, Extensions({"LIMITS": "RCPTDOMAINMAX=2"}), named=["y", "z"])
 
 
 def outcome(accepted: str = "", error: SMTPError | None = None, in_doubt: str = "", **refused: Any) -> Outcome:
@@ -236,6 +238,9 @@ MERGED = {
     "closing": Merging((outcome("b"), outcome(error=ServiceClosing(code(421), "MAIL"))), "b", "", "", ServiceClosing),
     "nobody, then all": Merging((nobody(b=NO), outcome("c d")), "c d", "b550"),
     "nobody at all": Merging((nobody(b=NO), nobody(c=NO, d=FULL)), "", "b550 c550 d452", "", RecipientsRefused),
+    "silently lost, then nobody": Merging(
+        (outcome(error=ChannelLost("x")), nobody(b=NO, c=NO, d=NO)), "", "b550 c550 d550", "", RecipientsRefused
+    ),
     "MAIL refused at once": Merging(
         (outcome(error=SenderRefused(NO, "MAIL"), b=NO),), "", "b550 c550 d550", "", SenderRefused
     ),

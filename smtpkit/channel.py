@@ -56,7 +56,7 @@ class Channel:
     """Performs procedures over a stream. ``secure`` makes a TLS stream of a plain one, for the step of that name.
 
     ``limits`` may be set anew between calls. ``reply_line`` is the most octets in a line of a reply, where that is less
-    than the command allows.
+    than the command allows; ``known`` replies need not be read anew.
     """
 
     def __init__(
@@ -69,6 +69,7 @@ class Channel:
         observers: Observers | None = None,
         session: int = 0,
         reply_line: int | None = None,
+        known: dict[bytes, Reply] | None = None,
     ) -> None:
         self.stream = stream
         self.limits = limits
@@ -79,7 +80,7 @@ class Channel:
         self._observers = observers or Observers()
         self._session = session
         self._reply_line = reply_line
-        self._reader = ReplyReader(reply_line)
+        self._reader = ReplyReader(reply_line, known)
         self._early: list[Reply] = []  # heard before it was asked for
         self._queue: deque[Started[Any]] = deque()
         self._owed: deque[Owed] = deque()

@@ -58,7 +58,7 @@ class Channel:
 
     ``limits`` may be set anew between calls. Mail data keeps to all ``throttles``; ``least_rate`` is how many octets of
     it a second the peer has to take on average, not counting what is waited for on our side. ``reply_line`` is the most
-    octets in a line of a reply, where that is less than the command allows.
+    octets in a line of a reply, where that is less than the command allows; ``known`` replies need not be read anew.
     """
 
     def __init__(
@@ -72,6 +72,7 @@ class Channel:
         observers: Observers | None = None,
         session: int = 0,
         reply_line: int | None = None,
+        known: dict[bytes, Reply] | None = None,
     ) -> None:
         self.stream = stream
         self.limits = limits
@@ -84,7 +85,7 @@ class Channel:
         self._observers = observers or Observers()
         self._session = session
         self._reply_line = reply_line
-        self._reader = ReplyReader(reply_line)
+        self._reader = ReplyReader(reply_line, known)
         self._early: list[Reply] = []  # heard before it was asked for
         self._queue: deque[Started[Any]] = deque()
         self._owed: deque[Owed] = deque()

@@ -76,13 +76,15 @@ class Known:
 
     ``offered_tls``: who has offered STARTTLS. ``decided``: what ``on_untrusted`` said to a certificate in DER; it is
     asked under ``deciding``, by one session at a time. ``tickets`` resume TLS, by context and options; each is used
-    once (RFC 8446 appendix C.4), and None stands where the server broke off at one.
+    once (RFC 8446 appendix C.4), and None stands where the server broke off at one. ``replies``: those of one short
+    line that were read last, by their octets.
     """
 
     offered_tls: set[str] = field(default_factory=set)
     decided: dict[bytes, bool] = field(default_factory=dict)
     deciding: Lock = field(default_factory=Lock)
     tickets: "dict[tuple[SSLContext, object], SSLSession | None]" = field(default_factory=dict)
+    replies: dict[bytes, Reply] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +188,7 @@ class Session:
                 observers=self._observers,
                 session=self.number,
                 reply_line=options.reply_line,
+                known=known.replies,
             )
             self.tell(Connected, server=options.shown, address=stream.peer)
             if options.tls == "implicit":

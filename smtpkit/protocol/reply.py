@@ -128,16 +128,17 @@ class ReplyReader:
 
     ``feed`` adds what has arrived; ``next`` returns the next whole reply or None. ``pending`` says whether octets are
     left that no reply has been made of. A server says the same few lines again and again: a short line that was read
-    before is looked up, not read. ``line``: the most octets of a line, where that is less than the limits allow.
+    before is looked up, not read, in ``known``, which readers may share. ``line``: the most octets of a line, where
+    that is less than the limits allow.
     """
 
     __slots__ = ("_code", "_known", "_lines", "_longest", "_rest", "_size", "_texts")
 
-    def __init__(self, line: int | None = None) -> None:
+    def __init__(self, line: int | None = None, known: dict[bytes, Reply] | None = None) -> None:
         self._longest = line
         self._lines: deque[bytes] = deque()  # whole ones, without their LF
         self._rest = b""  # the beginning of a line
-        self._known: dict[bytes, Reply] = {}
+        self._known = {} if known is None else known
         self._code = b""
         self._texts: list[str] = []  # of the reply under way
         self._size = 0  # its octets

@@ -227,6 +227,17 @@ def test_a_line_read_before_is_looked_up() -> None:
         assert len(reader._known) <= MOST_KNOWN
 
 
+def test_readers_share_what_they_know() -> None:
+    """What one reader has read, the next one looks up: the sessions of a client hear the same few lines."""
+    known: dict[bytes, Reply] = {}
+    said = []
+    for _ in range(2):
+        reader = ReplyReader(known=known)
+        reader.feed(b"220 example.org\r\n")
+        said.append(reader.next())
+    assert said[0] is said[1]
+
+
 HINTS = [
     (450, "4.2.0 <bob@example.org>: Recipient address rejected: Greylisted", "greylisted"),
     (450, "4.7.1 try again in 300 seconds", "greylisted"),

@@ -12,6 +12,7 @@ from smtpkit.errors import Outcome, RecipientsRefused, Refused
 from smtpkit.options import Options
 
 SLACK = 0.05  # seconds a late mail's successor may catch up; what is later is lost
+NEAR = 0.01  # seconds by which no machine is exact: a mail that is sooner by less is not set back, whatever the rate
 HOLD = 5.0  # seconds for which refusals are one and the same event
 RECOVERY = 600.0  # seconds from standing still to the full pace; from a half to the full one half of them
 LEAST = 1 / 64  # the share of its pace that a domain keeps whatever it refuses
@@ -110,7 +111,7 @@ class Pace:
         schedules = [(self._begun, self._mail_rate)]
         states = [self._domains[domain] for domain in domains]
         schedules += [(state.begun, self._rate(state, now)) for state in states]
-        if any(now < begun + 1 / rate - _leeway(rate) for begun, rate in schedules):
+        if any(now < begun + 1 / rate - max(_leeway(rate), NEAR) for begun, rate in schedules):
             return False
         self._begun = _place(self._begun, self._mail_rate, now)
         for state in states:

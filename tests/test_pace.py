@@ -242,7 +242,7 @@ def test_without_a_rate(one: Pace) -> None:
 
 
 @given(
-    st.floats(0.2, 99) | st.integers(1, 99),
+    st.floats(0.2, 30) | st.integers(1, 30),
     st.lists(st.floats(-0.1, 0.2) | st.floats(0, 0.01), min_size=1, max_size=50),
 )
 def test_really_begun(most: float, strays: list[float]) -> None:

@@ -3,6 +3,8 @@
 import json
 import os
 import random
+import re
+import select
 import shutil
 import signal
 import sqlite3
@@ -13,6 +15,7 @@ from collections import Counter
 from contextlib import closing
 from itertools import count as naturals
 from pathlib import Path
+from typing import Self
 
 import pytest
 
@@ -23,7 +26,7 @@ HOME = Path(smtpkit.__file__).parents[1]
 CHILD = Path(__file__).with_name("ledger_child.py")
 MAILS = 2000
 KILLS = 50
-EACH = 10  # times that one run is killed
+EACH = 17  # times that one run is killed
 
 
 def kept(ledger: Path, folder: Path) -> dict[str, str]:
@@ -41,41 +44,76 @@ def kept(ledger: Path, folder: Path) -> dict[str, str]:
         return dict(database.execute("SELECT address, state FROM recipient").fetchall())
 
 
+class Sender:
+    """A process that begins others, each of which sends what is left of a run; see ``ledger_child.py``."""
+
+    def __init__(self, url: str, in_doubt: str) -> None:
+        words = [sys.executable, str(CHILD), url, str(MAILS), in_doubt]
+        self._process = subprocess.Popen(words, cwd=HOME, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.communicate(timeout=30)
+
+    def begin(self, ledger: Path) -> int:
+        """Begin a process; its number, which is its own until ``wait``."""
+        self.tell(str(ledger))
+        return int(self.hear())
+
+    def wait(self) -> int:
+        """Wait for its end; how it ended."""
+        self.tell("")
+        return int(self.hear())
+
+    def tell(self, line: str) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(line.encode() + b"\n")
+
+    def hear(self) -> str:
+        assert self._process.stdout is not None
+        return self._process.stdout.readline().decode()
+
+    def has_spoken(self, within: float) -> bool:
+        """Does the process say something within so many seconds, since it is done?"""
+        assert self._process.stdout is not None
+        return select.select([self._process.stdout], [], [], within)[0] != []
+
+
 class Killed:
     """A run that is killed again and again: what was under way each time, by recipient."""
 
-    def __init__(self, server: Server, folder: Path, in_doubt: str, chance: random.Random) -> None:
+    def __init__(self, server: Server, sender: Sender, folder: Path, chance: random.Random) -> None:
         self.server = server
+        self.sender = sender
         self.ledger = folder / "run.db"
         self.copies = folder / "copies"
         self.copies.mkdir()
-        self.in_doubt = in_doubt
         self.chance = chance
         self.under_way: Counter[str] = Counter()
         self.most = 0
-
-    def begin(self) -> subprocess.Popen[str]:
-        """Begin it, or go on."""
-        words = [sys.executable, str(CHILD), self.server.url, str(self.ledger), str(MAILS), self.in_doubt]
-        return subprocess.Popen(words, cwd=HOME, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     def kill(self) -> bool:
         """Kill it at a random moment; False if it was done before that."""
         before = len(self.server.received)
         mails = self.chance.choice([0, self.chance.randrange(2 * MAILS // EACH)])
-        pause = self.chance.uniform(0, 0.4 if mails == 0 else 0.01)
-        with self.begin() as process:
-            try:
-                while len(self.server.received) - before < mails and process.poll() is None:
-                    time.sleep(0.0005)
-                time.sleep(pause)
-            finally:
-                process.kill()
-            process.wait()
-            err = process.stderr.read() if process.stderr is not None else ""
-        assert process.returncode in {-signal.SIGKILL, 0}, err
+        pause = self.chance.uniform(0, 0.1 if mails == 0 else 0.01)
+        process = self.sender.begin(self.ledger)
+        until = time.monotonic() + 60
+        try:
+            while len(self.server.received) - before < mails and not self.sender.has_spoken(0.002):
+                assert time.monotonic() < until
+            done = self.sender.has_spoken(pause)
+        finally:
+            os.kill(process, signal.SIGKILL)
+        if done:
+            self.sender.hear()
+        ended = self.sender.wait()
+        if ended not in {-signal.SIGKILL, 0}:
+            pytest.fail(f"it ended with {ended}, see what it has said")
         self.look()
-        return process.returncode != 0
+        return not done
 
     def look(self) -> None:
         """Whatever has reached the server was written down before that; note what was not settled."""
@@ -89,10 +127,10 @@ class Killed:
 
     def finish(self) -> dict[str, int]:
         """Go on until it is done; the counts."""
-        with self.begin() as process:
-            out, err = process.communicate(timeout=60)
-        assert process.returncode == 0, err
-        counts: dict[str, int] = json.loads(out)
+        self.sender.begin(self.ledger)
+        assert self.sender.has_spoken(60)
+        counts: dict[str, int] = json.loads(self.sender.hear())
+        assert self.sender.wait() == 0
         return counts
 
 
@@ -118,18 +156,21 @@ def test_killed_at_random(memory_path: Path, in_doubt: str) -> None:
             break
         folder = memory_path / str(number)
         folder.mkdir()
-        with Server() as server:
-            run = Killed(server, folder, in_doubt, chance)
+        with Server() as server, Sender(server.url, in_doubt) as sender:
+            run = Killed(server, sender, folder, chance)
             for _ in range(EACH):
                 if not run.kill():
                     break
                 kills += 1
             counts = run.finish()
             got = served(server)
-            identities: dict[str, set[str]] = {}
+            identities: dict[str, set[bytes]] = {}
             for mail in server.received:
-                identities.setdefault(mail.paths[0], set()).add(str(mail.message()["Message-ID"]))
+                found = re.search(rb"^Message-ID: (\S+)\r$", mail.octets, re.MULTILINE)
+                assert found is not None
+                identities.setdefault(mail.paths[0], set()).add(found[1])
         print(f"{counts}, at most {run.most} under way, {sum(got.values()) - len(got)} repeated")  # noqa: T201
+        assert run.most, "nothing was ever under way when it was killed"
         assert sum(counts.values()) == MAILS
         assert counts["accepted"] + counts["in_doubt"] == MAILS
         if in_doubt == "hold":

@@ -24,7 +24,8 @@ from smtpkit.throttle import Throttle
 from smtpkit.transport.stream import Stream
 
 T = TypeVar("T")
-GATHER = 65_536  # octets gathered before they are written without need, and of mail data from one progress to the next
+GATHER = 32_768  # octets gathered before they are written without need: a far server waits for the first of them
+FOLLOWED = 65_536  # octets of mail data from one progress to the next
 PIECE = 131_072  # octets of mail data looked through and written at once where nobody follows its progress
 UNTOUCHED = 262_144  # of those that go out as they come
 END = EndMark()
@@ -396,7 +397,7 @@ class Channel:
         chunks = step.chunked and data.size is None
         piece = UNTOUCHED if data.wire_safe else PIECE
         if chunks or self._observers.heard:
-            piece = GATHER
+            piece = FOLLOWED
         telling = Telling(data, self._throttle.piece if self._throttle else piece, self.stream.run)
         if self._observers.heard:
             self._begun = self.stream.now()

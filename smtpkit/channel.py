@@ -24,7 +24,8 @@ from smtpkit.throttle import Throttle
 from smtpkit.transport.stream import Stream
 
 T = TypeVar("T")
-GATHER = 65_536  # octets gathered before they are written without need, and of mail data from one progress to the next
+GATHER = 32_768  # octets gathered before they are written without need: a far server waits for the first of them
+FOLLOWED = 65_536  # octets of mail data from one progress to the next
 PIECE = 131_072  # octets of mail data looked through and written at once where nobody follows its progress
 UNTOUCHED = 262_144  # of those that go out as they come
 GRACE = 10.0  # seconds of writing mail data before ``least_rate`` holds
@@ -426,7 +427,7 @@ class Channel:
         chunks = step.chunked and data.size is None
         piece = UNTOUCHED if data.wire_safe else PIECE
         if chunks or self._observers.heard:
-            piece = GATHER
+            piece = FOLLOWED
         if self._throttles:
             piece = min([throttle.piece for throttle in self._throttles])
         telling = Telling(data, piece, self.stream.run)

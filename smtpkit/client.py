@@ -238,11 +238,15 @@ class Client:
         self._leaving.clear()
         for session in busy:
             session.abort("the client was closed")
-        with anyio.move_on_after(2 * self.options.limits.farewell, shield=True):
-            async with anyio.create_task_group() as tasks:
-                for session in idle:
-                    tasks.start_soon(session.close)
-        self._observers.close()
+        try:
+            with anyio.move_on_after(2 * self.options.limits.farewell, shield=True):
+                async with anyio.create_task_group() as tasks:
+                    for session in idle:
+                        tasks.start_soon(session.close)
+        finally:
+            for session in idle:  # a task that is cancelled before it begins has closed nothing
+                session.abort("the client was closed")
+            self._observers.close()
 
     async def __aenter__(self) -> Self:
         return self

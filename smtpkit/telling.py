@@ -21,14 +21,19 @@ class Telling:
     ``at_once``: all of it is in memory, so that a piece is not waited for.
     """
 
-    __slots__ = ("_chunk", "_chunks", "_ends", "_left", "_piece", "_run", "at_once", "done", "ended", "size")
+    __slots__ = (
+        *("_cached", "_chunk", "_chunks", "_ends", "_left", "_piece", "_run", "_waits"),
+        *("at_once", "done", "ended", "size"),
+    )
 
     def __init__(self, mail_data: MailData, piece: int, run: Runner) -> None:
         self.ended = False
         self.done = 0
         self.size = mail_data.size
         self._piece = piece
-        self._run = run if mail_data.blocking else None
+        self._run = run
+        self._cached = mail_data.cached
+        self._waits = mail_data.blocking  # may the next chunk be waited for?
         self._ends = None if mail_data.mended else LineEnds(strict=mail_data.strict)
         self._left = 0  # where in the chunk the next piece begins
         self._chunk: bytes | None = b""  # None when the source is dry
@@ -104,7 +109,7 @@ class Telling:
             try:
                 if isinstance(self._chunks, AsyncIterator):
                     chunk = await anext(self._chunks, _DRY)
-                elif self._run is not None:
+                elif self._waits:
                     chunk = await self._run(partial(next, self._chunks, _DRY))
                 else:
                     chunk = next(self._chunks, _DRY)
@@ -118,6 +123,8 @@ class Telling:
             if not isinstance(chunk, bytes | bytearray | memoryview):
                 raise InvalidMail(f"mail data: the source gives {type(chunk).__name__}; it must give bytes")
             self._chunk = bytes(chunk)
+            if self._cached:
+                self._waits = not chunk
 
 
 def _faulty(fault: Exception) -> InvalidMail:

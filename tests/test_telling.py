@@ -73,6 +73,22 @@ def test_told(source: str, size: int, *, blocking: bool) -> None:
     assert all(len(piece) <= 2 * size + 2 for piece in pieces)
 
 
+def test_what_is_in_the_systems_memory_needs_no_thread() -> None:
+    """Where the source says so, only the first chunk and one behind an empty one are taken in a worker thread."""
+    runs = []
+
+    async def counted(function: Callable[[], Any]) -> Any:
+        runs.append(function)
+        return function()
+
+    chunks = [b"a\r\n", b"b\r\n", b"", b"c\r\n", b"d\r\n"]
+    for cached, expected in ((True, 2), (False, 6)):
+        runs.clear()
+        mail_data = MailData(lambda: generator(chunks), blocking=True, cached=cached)
+        assert b"".join(run(told(Telling(mail_data, 3, counted)))) == b"".join(chunks)
+        assert len(runs) == expected
+
+
 def test_nothing_is_mended_twice() -> None:
     """What is known to be mended goes out as it is, chunk by chunk, of any type that holds octets."""
     chunks: list[Any] = [b"a\r\n", bytearray(b"b\r\n"), memoryview(b"c\r\n")]

@@ -7,6 +7,7 @@ told twice tells the same twice; a one-shot source is read as far as its header,
 import os
 import stat
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator
+from io import FileIO
 from typing import Any, NamedTuple
 
 from smtpkit.errors import InvalidMail
@@ -14,6 +15,7 @@ from smtpkit.message import header as fields
 from smtpkit.protocol.mail_data import MailData, survey
 
 PIECE = 262_144  # octets read from a file at once
+CACHED = 131_072  # the same where no thread is needed: as many as are looked through at once
 
 
 class Source(NamedTuple):
@@ -37,7 +39,7 @@ def path_source(path: os.PathLike[str], *, strict: bool) -> Source:
         with open(path, "rb", buffering=0) as file:  # noqa: PTH123  any os.PathLike
             if stamp(os.fstat(file.fileno())) != stamp(first):
                 raise InvalidMail(f"message {os.fspath(path)}: the file was changed since it was prepared")
-            yield from _read(file)
+            yield from _read_cached(file)
 
     try:
         first = os.stat(path)  # noqa: PTH116
@@ -45,7 +47,7 @@ def path_source(path: os.PathLike[str], *, strict: bool) -> Source:
             raise InvalidMail(f"message {os.fspath(path)}: a directory; give the path of a file")
         if not stat.S_ISREG(first.st_mode):
             raise InvalidMail(f'message {os.fspath(path)}: no regular file; open it: open(path, "rb")')
-        return repeatable(begin, strict=strict, blocking=True)
+        return repeatable(begin, strict=strict, blocking=True, cached=True)
     except OSError as error:
         raise InvalidMail(f"message {os.fspath(path)}: {error.strerror or error}") from error
 
@@ -70,7 +72,7 @@ def file_source(file: Any, *, strict: bool) -> Source:
     return source
 
 
-def repeatable(begin: Callable[[], Iterator[bytes]], *, strict: bool, blocking: bool) -> Source:
+def repeatable(begin: Callable[[], Iterator[bytes]], *, strict: bool, blocking: bool, cached: bool = False) -> Source:
     """A source whose reading can begin anew. What is read from a disk again is not taken for what it was."""
 
     def tell() -> Iterator[bytes]:
@@ -91,7 +93,7 @@ def repeatable(begin: Callable[[], Iterator[bytes]], *, strict: bool, blocking: 
     size, eight_bit, mended, wire_safe = survey(tell(), strict=strict)
     if blocking:
         mended = wire_safe = False
-    return Source(header, MailData(tell, size, eight_bit, mended, wire_safe, strict, blocking=blocking))
+    return Source(header, MailData(tell, size, eight_bit, mended, wire_safe, strict, blocking=blocking, cached=cached))
 
 
 def one_shot(chunks: Iterator[bytes], *, strict: bool, blocking: bool) -> Source:
@@ -185,6 +187,29 @@ def _read(file: Any) -> Iterator[bytes]:
     """A file's octets from where it stands."""
     while chunk := octets_of(file.read(PIECE)):
         yield chunk
+
+
+def _read_cached(file: FileIO) -> Iterator[bytes]:
+    """The octets of a regular file; an empty chunk before each that is not in the system's memory."""
+    buffer = memoryview(bytearray(CACHED))
+    while True:
+        chunk = _at_hand(file, buffer)
+        if chunk is None:
+            yield b""
+            chunk = file.read(CACHED)
+        if not chunk:
+            return
+        yield chunk
+
+
+def _at_hand(file: FileIO, buffer: memoryview) -> bytes | None:
+    """The next octets, where the system can give them without a look at the disk; None where it cannot, or may not."""
+    if not hasattr(os, "RWF_NOWAIT"):
+        return None
+    try:
+        return bytes(buffer[: os.preadv(file.fileno(), [buffer], -1, os.RWF_NOWAIT)])
+    except OSError:
+        return None
 
 
 def octets_of(chunk: Any) -> bytes:

@@ -31,7 +31,8 @@ class MailData:
     """Where the octets come from and what is known about them before they are told.
 
     ``tell`` begins the telling: it is called once for each transaction and returns chunks of any size. Unless
-    ``one_shot`` it can be called again and tells the same. ``blocking``: taking a chunk may wait for a disk.
+    ``one_shot`` it can be called again and tells the same. ``blocking``: taking a chunk may wait for a disk;
+    ``cached``: only the first, and those behind an empty one.
     ``size`` counts the octets once mended, without transparency. None means unknown.
     ``octets`` is all of it, where it is at hand anyway: what ``tell`` would tell.
     ``seven_bit`` gives the same mail without octets over 127, where the source can be told so. ``binary`` gives the
@@ -47,6 +48,7 @@ class MailData:
     strict: bool = False
     one_shot: bool = False
     blocking: bool = False
+    cached: bool = False
     seven_bit: "Callable[[], MailData] | None" = None
     binary: "Callable[[], MailData] | None" = None
     raw: bool = False

@@ -250,6 +250,35 @@ def test_a_file_is_not_taken_for_what_it_was(tmp_path: Path) -> None:
         octets(mail.mail_data)
 
 
+@pytest.mark.parametrize("memory", ["has it", "has a part", "has nothing", "cannot be asked"])
+def test_a_file_in_the_systems_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: str) -> None:
+    """The octets are the same wherever they are, and an empty chunk is told before each that comes from the disk."""
+    path = tmp_path / "a.eml"
+    path.write_bytes(RAW + b"x" * 70 + b"\r\n" * 200_000)
+    asked = []
+
+    def preadv(number: int, buffers: list[memoryview], offset: int, flags: int) -> int:
+        asked.append((offset, flags))
+        if memory == "has nothing" or (memory == "has a part" and len(asked) % 2):
+            raise BlockingIOError
+        return os.readv(number, [buffers[0][:5000]] if memory == "has a part" else buffers)
+
+    monkeypatch.setattr(os, "RWF_NOWAIT", 8, raising=False)
+    monkeypatch.setattr(os, "preadv", preadv, raising=False)
+    if memory == "cannot be asked":
+        monkeypatch.delattr(os, "RWF_NOWAIT")
+    mail_data = prepared(path).mail_data
+    telling: Any = mail_data.tell()
+    chunks = list(telling)
+    assert b"".join(chunks) == path.read_bytes().replace(RAW, SENT)
+    assert mail_data.size == sum(map(len, chunks))
+    assert set(asked) == ({(-1, 8)} if memory != "cannot be asked" else set())
+    body = chunks[2:]  # behind the header, and what was read with it
+    assert (b"" in body) == (memory != "has it")
+    if memory in {"has nothing", "cannot be asked"}:
+        assert all((chunk == b"") == (number % 2 == 0) for number, chunk in enumerate(body))
+
+
 def test_files_are_closed(tmp_path: Path) -> None:
     """A telling that stops early closes its file; the caller's own file stays open and where it was."""
     path = tmp_path / "a.eml"

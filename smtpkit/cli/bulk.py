@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from smtpkit import Client, InvalidMail, Mail, Outcome, ProtocolViolation, Run, SMTPError, UsageError
+from smtpkit import Client, InvalidMail, Mail, Outcome, ProtocolViolation, Run, RunOutcomes, SMTPError, UsageError
 from smtpkit.cli.arguments import Parser, add_connection, add_output, client_options, transcribe
 from smtpkit.cli.exits import ACCEPTED, IN_DOUBT, INVALID, REFUSED, SOME_REFUSED, TRANSIENT, code_of
 from smtpkit.cli.figures import FATES, Failure, Figures, Sum, about_the_mail, sum_up
@@ -151,6 +151,7 @@ class Bulk:
         self._since = 0.0  # when the first of them did not
         self._hopeless = False  # it makes no sense to go on, for the fault
         self._unmade = 0
+        self._outcomes: RunOutcomes | None = None
         self._heed = Heed(self._stop, self._errors)
         if chosen.report:
             chosen.report.touch()  # what cannot be written is known before anything is sent
@@ -194,8 +195,8 @@ class Bulk:
             await tasks.start(self._heed, scope)
             tasks.start_soon(self._draw)
             try:
-                async with run.send_many(self._letters(), key=_key) as outcomes:
-                    async for outcome in outcomes:
+                async with run.send_many(self._letters(), key=_key) as self._outcomes:
+                    async for outcome in self._outcomes:
                         self._settle(outcome, outcome.item.row)
                         if self._hopeless:
                             break
@@ -215,6 +216,8 @@ class Bulk:
         self._progress.close()
         self._progress = Line(self._figures, self._errors)
         self._stopping.set()
+        if self._outcomes is not None:
+            self._outcomes.leave()  # what was read ahead is given back
 
     async def _letters(self) -> AsyncIterator[Letter]:
         """The mails, as they are asked for."""

@@ -39,12 +39,12 @@ class Turn:
 
 
 class Turns:
-    """The turns of a client: at most ``most`` mails are under way at once, and they keep the pace.
+    """The turns of a client, or of a run: at most ``most`` mails are under way at once, and they keep the pace.
 
     Only the next turn to be granted keeps the time, by ``pause``; the others sleep until their bell rings.
     """
 
-    def __init__(self, pace: Pace, most: int) -> None:
+    def __init__(self, pace: Pace, most: float) -> None:
         self._pace = pace
         self._most = most
         self._under_way = 0
@@ -56,6 +56,20 @@ class Turns:
         self._watch: Turn | None = None  # who keeps the time, until when
         self._alarm = inf
         pace.freed.append(self._freed)
+
+    @property
+    def next(self) -> float:
+        """When the next turn may be granted; inf: when another mail is settled."""
+        return self._alarm
+
+    def has_room(self, most: int, now: float) -> bool:
+        """Is it of use that one more stands in line: it may begin at once, or fewer than ``most`` wait for others?"""
+        waiting = sum(map(len, self._lines.values()))
+        return not waiting or (waiting < most and not self._pace.wait((), now))
+
+    def close(self) -> None:
+        """Be told no more of turns that are given back."""
+        self._pace.freed.remove(self._freed)
 
     def enter(self, turn: Turn, now: float) -> None:
         """Stand in line; it may be granted at once."""

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from smtpkit.bulk import Intake, Iterated, Lane, Mail, prepared
-from smtpkit.bulk.intake import MOST_LATE
+from smtpkit.bulk.intake import MOST_WAITING
 from smtpkit.errors import (
     ChannelLost,
     ConnectError,
@@ -671,7 +671,7 @@ def test_mails_that_wait_for_their_turn_are_bounded_and_listed() -> None:
     bulk = host.bulk(endless(), pace=Pace(mail_rate=None, domain_rate=1, domain_connections=None))
     first = run(bulk.next())
     assert first is not None
-    assert len(taken) <= 2 + MOST_LATE
+    assert len(taken) <= 2 + MOST_WAITING
     run(bulk.leave(5.0))
     host.intake.close()
     assert [first.item, *(outcome.item for outcome in bulk.settled), *host.intake.unsent] == taken

@@ -7,7 +7,6 @@ whose turn has not come wait here, and do not hold up those to other domains.
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from enum import Enum
-from heapq import heappop, heappush
 from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -18,13 +17,13 @@ from smtpkit.options import Options
 from smtpkit.pace import Pace
 from smtpkit.protocol.recipients import merged
 from smtpkit.session import NOTHING_YET, announce, outcome_of
-from smtpkit.turns import domains_of
+from smtpkit.turns import Turn, Turns, domains_of
 
 if TYPE_CHECKING:
     from smtpkit.channel import Started
 
 
-MOST_LATE = 1000  # mails that wait for their turn, before no more are taken
+MOST_WAITING = 128  # mails that wait for their turn, before no more are taken
 LOOK = 0.05  # seconds after which to look again, since other mails may have been settled
 
 
@@ -105,18 +104,33 @@ class Entry:
     takes at once, as it has shown.
     """
 
-    __slots__ = ("attempts", "before", "begun", "domains", "item", "mail", "most", "overlaps", "part", "started")
+    __slots__ = ("attempts", "before", "begun", "item", "mail", "most", "overlaps", "part", "started", "turn")
 
     def __init__(self, item: Any, mail: Prepared) -> None:
         self.item = item
         self.mail = self.part = mail
         self.before = NOTHING_YET
         self.most = inf
-        self.domains: frozenset[str] = frozenset()  # whose turn it holds
+        self.turn: Turn | None = None  # where there is a pace to be kept
         self.attempts = 0
         self.begun = 0.0
         self.overlaps = False
         self.started: Started[Outcome]
+
+
+class _Bell:
+    """Rung when a mail's turn has come: it is ready then."""
+
+    __slots__ = ("_entry", "_ready")
+
+    def __init__(self, entry: Entry, ready: deque[Entry]) -> None:
+        self._entry = entry
+        self._ready = ready
+
+    def set(self) -> None:
+        """The turn was granted, or it is only told that it is the next."""
+        if self._entry.turn is not None and self._entry.turn.granted:
+            self._ready.append(self._entry)
 
 
 class Intake:
@@ -139,59 +153,73 @@ class Intake:
         self.unsent: list[Any] = []
         self._feed = feed
         self._prepare = prepare
-        self._pace = pace
+        self._turns = Turns(pace, inf) if pace else None
         self._now = now
         self._rest = rest
         self._observers = observers
-        self._again: deque[Entry] = deque()  # in the order in which they came
-        self._late: list[tuple[float, int, Entry]] = []  # a heap: when to ask for its turn, in the order of coming
-        self._count = 0
+        self._ready: deque[Entry] = deque()  # to be handed out
+        self._waiting: dict[Entry, None] = {}  # for their turn
         self._dry = self._stopped = False
         self._fault: Exception | None = None
 
     @property
     def over(self) -> bool:
         """Is there nothing to be had, unless a mail comes back?"""
-        return self._stopped or (self._dry and not self._again and not self._late)
+        return self._stopped or (self._dry and not self._ready and not self._waiting)
 
     @property
     def ahead(self) -> bool:
         """Is there a mail that would not have to be waited for, unless for its turn?"""
-        return not self.over and (bool(self._again or self._late) or self._feed.ahead)
+        return not self.over and (bool(self._ready or self._waiting) or self._feed.ahead)
 
     @property
     def paced(self) -> bool:
         """Are there mails whose turn will come by itself?"""
-        return bool(self._late) and not self._stopped
+        return bool(self._waiting) and not self._stopped
 
     async def take(self, *, wait: bool) -> Entry | Outcome | None:
         """The next mail; the outcome of one that cannot be sent; None where there is none, or, unless ``wait``, yet."""
         while not self.over:
-            if (entry := self._due()) is not None:
+            if self._waiting and self._turns is not None:
+                self._turns.grant(self._now())
+            if self._ready:
+                entry = self._ready.popleft()
+                self._waiting.pop(entry, None)
                 return entry
-            if not self._dry and len(self._late) < MOST_LATE:
-                taken = await self._read(wait=wait and not self._late)
-                if isinstance(taken, Entry) and not self._takes_turn(taken):
+            if not self._dry and (self._turns is None or self._turns.has_room(MOST_WAITING, self._now())):
+                taken = await self._read(wait=wait and not self._waiting)
+                if isinstance(taken, Entry) and self._turns is not None:
+                    self._enter(taken, self._turns)
                     continue
                 if taken is not None:
                     return taken
-            if not (wait and self._late):
+            if not (wait and self._waiting and self._turns is not None):
                 break
-            await self._rest(min(max(self._late[0][0] - self._now(), 0.0), LOOK))
+            await self._rest(min(self._turns.next - self._now(), LOOK))
         return None
+
+    def begins(self, entry: Entry) -> bool:
+        """May a mail that was handed out begin now? Else it was late, and waits for its next turn."""
+        if self._turns is None or entry.turn is None or self._turns.begins(entry.turn, self._now()):
+            return True
+        self._waiting[entry] = None
+        return False
 
     def settled(self, entry: Entry, outcome: Outcome) -> None:
         """A mail that was handed out is settled."""
-        if self._pace:
-            self._pace.settled(entry.domains, outcome, self._now())
+        if self._turns is not None and entry.turn is not None:
+            self._turns.leave(entry.turn, outcome, self._now())
 
     def put_back(self, entries: Iterable[Entry]) -> None:
         """Take back what is to be sent again, in its order."""
         back = list(entries)
-        if self._pace:
-            for entry in back:
-                self._pace.settled(entry.domains, None, self._now())
-        self._again.extendleft(reversed(back))
+        if self._turns is None:
+            self._ready.extendleft(reversed(back))
+            return
+        for entry in back:
+            if entry.turn is not None:
+                self._turns.leave(entry.turn, None, self._now())
+            self._enter(entry, self._turns)
 
     def stop(self) -> None:
         """Hand out no more."""
@@ -209,8 +237,9 @@ class Intake:
         Returns the outcomes of mails that some of their recipients have, and the others were to get next.
         """
         halves = []
-        late = [entry for _, _, entry in sorted(self._late, key=lambda one: one[1])]
-        for entry in (*self._again, *late):
+        for entry in dict.fromkeys((*self._ready, *self._waiting)):
+            if self._turns is not None and entry.turn is not None:
+                self._turns.leave(entry.turn, None, self._now())
             if entry.before is NOTHING_YET:
                 self.unsent.append(entry.item)
                 continue
@@ -219,33 +248,19 @@ class Intake:
             if self._observers.heard:
                 announce(self._observers, outcome, session=0, at=self._now())
             halves.append(outcome)
-        self._again.clear()
-        self._late.clear()
+        if self._turns is not None:
+            self._turns.close()
+        self._ready.clear()
+        self._waiting.clear()
         self.unsent += self._feed.rest()
         return halves
 
-    def _due(self) -> Entry | None:
-        """A mail whose turn has come, of those that are here."""
-        while self._again:
-            if self._takes_turn(entry := self._again.popleft()):
-                return entry
-        while self._late and self._late[0][0] <= self._now():
-            _, number, entry = heappop(self._late)
-            if self._takes_turn(entry, number):
-                return entry
-        return None
-
-    def _takes_turn(self, entry: Entry, number: int | None = None) -> bool:
-        """Take a mail's turn, or put it off."""
-        if not self._pace:
-            return True
-        now, entry.domains = self._now(), domains_of(entry.mail.envelope)
-        pause = self._pace.ask(entry.domains, now)
-        if pause:
-            if number is None:
-                number = self._count = self._count + 1
-            heappush(self._late, (now + (LOOK if pause == inf else pause), number, entry))
-        return not pause
+    def _enter(self, entry: Entry, turns: Turns) -> None:
+        """Let a mail stand in line."""
+        entry.turn = Turn(domains_of(entry.mail.envelope))
+        entry.turn.bell = _Bell(entry, self._ready)
+        self._waiting[entry] = None
+        turns.enter(entry.turn, self._now())
 
     async def _read(self, *, wait: bool) -> Entry | Outcome | None:
         """The next mail of the feed."""
@@ -267,6 +282,6 @@ class Intake:
             self.unsent.append(item)
             raise
         if self._stopped:  # meanwhile
-            self._again.append(entry)
+            self._ready.append(entry)
             return None
         return entry

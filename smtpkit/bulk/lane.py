@@ -179,6 +179,8 @@ class Lane:
         if part is None:
             self._intake.put_back([entry])
             return
+        if not self._intake.begins(entry):
+            return
         entry.part = part
         chunked = self._is_chunked(session, part)
         entry.overlaps = bool(self._flying)

@@ -1,7 +1,8 @@
 """How many mails per second begin, of a client and for each recipient domain: arithmetic only, time is passed in.
 
 Rules: a schedule is absolute, so that a mail that was late makes its successor come sooner by as much, up to a little;
-never do more than rate + 1 mails begin in any second. Whoever refuses for now is served more slowly for a while.
+never do more than rate + 1 mails begin in any second (from 500 a second on, where no timer is that exact, a hundredth
+more). Whoever refuses for now is served more slowly for a while.
 """
 
 from collections.abc import Callable, Collection
@@ -12,6 +13,7 @@ from smtpkit.errors import Outcome, RecipientsRefused, Refused
 from smtpkit.options import Options
 
 SLACK = 0.05  # seconds a late mail's successor may catch up; what is later is lost
+FAST = 500.0  # mails per second from which on a hundredth more may begin in a second
 NEAR = 0.01  # seconds by which no machine is exact: a mail that is sooner by less is not set back, whatever the rate
 HOLD = 5.0  # seconds for which refusals are one and the same event
 RECOVERY = 600.0  # seconds from standing still to the full pace; from a half to the full one half of them
@@ -200,7 +202,9 @@ def _leeway(rate: float) -> float:
     Where mails are late or soon by up to so much a second has at most ``rate * (1 + late + soon)`` of them and one
     more, which must not be more than ``rate + 1``. A third of what that leaves is for what happens on their way.
     """
-    return (floor(rate) + 1 - rate) / rate / 3 if rate < inf else inf
+    if rate >= FAST:
+        return NEAR / 2 if rate < inf else inf
+    return (floor(rate) + 1 - rate) / rate / 3
 
 
 def _hinting(domains: Collection[str], outcome: Outcome) -> Collection[str]:

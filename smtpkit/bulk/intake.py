@@ -195,7 +195,7 @@ class Intake:
                     return taken
             if not (wait and self._waiting and self._turns is not None):
                 break
-            await self._rest(min(self._turns.next - self._now(), LOOK))
+            await self._rest(min(max(self._turns.next - self._now(), 0.0), LOOK))
         return None
 
     def begins(self, entry: Entry) -> bool:

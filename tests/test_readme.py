@@ -11,7 +11,7 @@ README = Path(__file__).parent.parent / "README.md"
 PROGRAMS = re.findall(r"```python\n(.*?)```", README.read_text("utf-8"), re.DOTALL)
 
 
-@pytest.mark.parametrize("program", PROGRAMS, ids=["async", "many", "sync", "documented", "testing"])
+@pytest.mark.parametrize("program", PROGRAMS, ids=["async", "many", "run", "sync", "documented", "testing"])
 def test_program(program: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A program of the README sends its mail (that of the documented class without its login)."""
     monkeypatch.chdir(tmp_path)

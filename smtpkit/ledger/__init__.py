@@ -43,7 +43,7 @@ class Sender(Protocol):
 
     options: "Options"
 
-    def send_many(self, messages: AsyncIterable[Any], *, window: int) -> "Sent":
+    def send_many(self, messages: AsyncIterable[Any], *, window: int, sessions: int | None) -> "Sent":
         """As ``Client.send_many``."""
 
 
@@ -107,12 +107,14 @@ class Run:
         messages: "Iterable[Any] | AsyncIterable[Any]",
         *,
         window: int = 16,
+        sessions: int | None = None,
         key: Callable[[Any], str] | None = None,
     ) -> "RunOutcomes":
         """Send what is not settled yet: ``async for outcome in run.send_many(…)``, or as ``Client.send_many`` has it.
 
-        ``messages`` and ``window`` are as there. A mail is known by its position in ``messages``, or by what ``key``
-        makes of it: the same in each run, and one of its own for each mail. An outcome is on the disk when it comes.
+        ``messages``, ``window`` and ``sessions`` are as there. A mail is known by its position in ``messages``, or by
+        what ``key`` makes of it: the same in each run, and one of its own for each mail. An outcome is on the disk when
+        it comes.
         Mails that an earlier run has settled are passed over, but for those in doubt that are left alone: each is an
         outcome. ``smtpkit.Message`` and ``email.message`` get their former Message-ID where they are sent again. What
         the client's events name is the mail as it was handed out; ``.item`` of that is the caller's.
@@ -124,7 +126,7 @@ class Run:
             raise UsageError("write: async with Run(…) as run")
         if self._sending is not None and not self._sending.ended:
             raise UsageError("busy: this run sends already")
-        self._sending = RunOutcomes(self, messages, window=window, key=key)
+        self._sending = RunOutcomes(self, messages, window=window, sessions=sessions, key=key)
         return self._sending
 
     async def __aenter__(self) -> Self:
@@ -190,14 +192,16 @@ class RunOutcomes:
     was not sent is given back.
     """
 
-    def __init__(self, run: Run, messages: Any, *, window: int, key: Callable[[Any], str] | None) -> None:
+    def __init__(
+        self, run: Run, messages: Any, *, window: int, sessions: int | None, key: Callable[[Any], str] | None
+    ) -> None:
         self.ended = False
         self._run = run
         client = run._client  # noqa: SLF001  of this module
         self._handing = Handing(client.options, key=key, retry=run._retry)  # noqa: SLF001
         self._limit = client.options.limits.timeout
         self._items = Items(messages, ahead=window, limit=self._limit)
-        self._outcomes = client.send_many(self._hand_out(), window=window)
+        self._outcomes = client.send_many(self._hand_out(), window=window, sessions=sessions)
         self._begun = False
         self._leaving = False
         self._scope: anyio.CancelScope | None = None

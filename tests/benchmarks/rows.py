@@ -113,6 +113,22 @@ def _sessions(number: int, counts: tuple[int, int]) -> Trial:
     )
 
 
+def _pool(chunking: Any, sessions: int = 20) -> Trial:
+    """``send_many`` over a pool."""
+    job = Job(sessions=sessions)
+    how = "by DATA" if chunking == "never" else "by BDAT"
+    return Trial(
+        f"pool-{how.split()[1].lower()}",
+        f"send_many {how} over a pool of {sessions}, the others over as many connections",
+        {BULK: job._replace(window=16, chunking=chunking), "aiosmtplib": job, "smtp-source": job},
+        _rate(BULK, aiosmtplib=5, smtp_source=1.0),
+        server_options={"chunking": chunking != "never"},
+        counts=(20_000, 4000),
+        rounds=(5, 3),
+        shares={"aiosmtplib": 0.25},
+    )
+
+
 WINDOW = 32
 ONE = {name: Job() for name in ("Client.send", "smtplib", "aiosmtplib", "smtp-source")}
 MANY = {name: Job() for name in ("smtplib", "aiosmtplib", "smtp-source")}
@@ -187,6 +203,8 @@ TRIALS: tuple[Trial, ...] = (
     ),
     _sessions(100, (5000, 1000)),
     _sessions(1000, (10000, 1000)),
+    _pool("never"),
+    _pool("auto"),
     Trial(
         "idle",
         "memory of an open session where nothing is sent, KiB",

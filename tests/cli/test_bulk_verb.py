@@ -455,3 +455,12 @@ def test_no_ledger(server: Server, capsys: Shown) -> None:
     assert "mail.txt" in capsys.readouterr().err
     assert Path("mail.txt").read_text().startswith("Subject:")
     assert not server.sessions
+
+
+def test_rates(server: Server, capsys: Shown) -> None:
+    """``--rate`` and ``--domain-rate`` keep the mails apart, over several sessions too, and hold none back."""
+    _rows(*(f"p{number}" for number in range(60)))
+    assert _bulk("--rate", "400", "--domain-rate", "300", "--connections", "4", "--json") == 0
+    told = _json(capsys)
+    assert told["accepted"] == 60
+    assert told["took"] >= 59 / 300

@@ -6,7 +6,7 @@ event loop that opened them. On asyncio and on trio.
 
 import asyncio
 import time
-from collections.abc import AsyncIterable, Callable, Iterable
+from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Iterable
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from types import TracebackType
@@ -27,14 +27,14 @@ from smtpkit.protocol.steps import Procedure
 from smtpkit.session import Known, Lease, Report, Session, World, deliver, members
 from smtpkit.throttle import Throttle
 from smtpkit.transport.connect import connect, run_in_worker
-from smtpkit.turns import Turn, Turns, in_turn
+from smtpkit.turns import LeaseMaker, Turn, Turns, in_turn
 from smtpkit.window import Habits
 
 if TYPE_CHECKING:
     import os
     from email.message import Message as StdlibMessage
 
-    from smtpkit.message.message import DSN, Message
+    from smtpkit.message.message import DSN, Message, Prepared
     from smtpkit.retry import Retry
     from smtpkit.worker import Worker
 
@@ -115,12 +115,7 @@ class Client:
             run=run_in_worker,
         )
         until = self._until()
-        if self._turns is None:
-            return await deliver(message, preparing, lambda: self._session(until), self._observers, until)
-        send = partial(deliver, message, observers=self._observers, until=until)
-        lease = partial(self._session, until)
-        wait, now = self._wait_for_turn, time.monotonic
-        return await in_turn(self._turns, preparing, lease, send, wait=wait, now=now, until=until)
+        return await self._deliver(message, preparing, lambda: self._session(until), until)
 
     def send_many(
         self, messages: "Iterable[Any] | AsyncIterable[Any]", *, window: int = 16, sessions: int | None = None
@@ -190,6 +185,7 @@ class Client:
             keep=keep,
             options=self.options,
             lease=self._session,
+            deliver=self._deliver,
             observers=self._observers,
         )
 
@@ -263,6 +259,16 @@ class Client:
         until = self._until()
         async with self._session(until) as session:
             return await session.perform(procedure, until)
+
+    def _deliver(
+        self, item: object, preparing: "Awaitable[Prepared]", lease: LeaseMaker, until: float | None
+    ) -> Coroutine[Any, Any, Outcome]:
+        """Send one mail by a session of ``lease``, when its turn has come; ``item`` is what is told of."""
+        if self._turns is None:
+            return deliver(item, preparing, lease, self._observers, until)
+        send = partial(deliver, item, observers=self._observers, until=until)
+        wait, now = self._wait_for_turn, time.monotonic
+        return in_turn(self._turns, preparing, lease, send, wait=wait, now=now, until=until)
 
     def _until(self) -> float | None:
         total = self.options.limits.total

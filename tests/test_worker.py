@@ -818,3 +818,13 @@ async def test_enqueue_what_cannot_be(folder: Path) -> None:
     with pytest.raises(smtpkit.UsageError, match="no such directory"):
         await smtpkit.enqueue(folder / "not", MAIL, "ann@example.com", BOB)
     assert states(folder) == []
+
+
+async def test_the_pace_of_the_client_is_kept(folder: Path, server: Server) -> None:
+    """A worker's mails wait for their turn as those of ``send`` do: one at a time to a domain needs one session."""
+    server.scripts = (Script(delay={"END": 0.05}),)
+    for _ in range(4):
+        await add(folder, BOB)
+    told = await work(folder, server.url, connections=4, domain_connections=1)
+    assert told.states == ["sent"] * 4
+    assert len(server.sessions) == 1

@@ -3,7 +3,7 @@
 ``SyncClient`` drives one lane by hand; ``Client`` has as many as pay, in a task group (``outcomes.py``).
 """
 
-from smtpkit.bulk.intake import Intake, Iterated, Mail, prepared
+from smtpkit.bulk.intake import Intake, Iterated, Mail, mail_of, prepared
 from smtpkit.bulk.lane import Lane
 
-__all__ = ("Intake", "Iterated", "Lane", "Mail", "prepared")
+__all__ = ("Intake", "Iterated", "Lane", "Mail", "mail_of", "prepared")

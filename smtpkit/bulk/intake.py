@@ -35,8 +35,8 @@ class Mail(NamedTuple):
     recipients: Any = None
 
 
-def _mail(item: Any) -> Mail:
-    """An item for what it is."""
+def mail_of(item: Any) -> Mail:
+    """An item for what it is. Raises InvalidMail."""
     if not isinstance(item, tuple):
         return Mail(item)
     if not 1 <= len(item) <= len(Mail._fields):
@@ -275,7 +275,7 @@ class Intake:
             self._dry = True
             return None
         try:
-            entry = Entry(item, await self._prepare(_mail(item)))
+            entry = Entry(item, await self._prepare(mail_of(item)))
         except SMTPError as error:
             return outcome_of(error, None, item)
         except BaseException:

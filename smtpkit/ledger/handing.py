@@ -6,8 +6,8 @@ from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from smtpkit.bulk import Mail, prepared
-from smtpkit.errors import InDoubt, InvalidMail, Outcome, SMTPError, UsageError
+from smtpkit.bulk import Mail, mail_of, prepared
+from smtpkit.errors import InDoubt, Outcome, SMTPError, UsageError
 from smtpkit.ledger.rows import AGAIN, Change, Row, handed_out, words
 from smtpkit.ledger.store import Store
 from smtpkit.message.message import Message, Prepared
@@ -75,7 +75,7 @@ class Handing:
         doubtful = [row for row in known if row.state == "in_doubt"]
         identity = next((row.message_id for row in (*doubtful, *known) if row.message_id is not None), None)
         try:
-            mail = await prepared(_named(_mail(item), identity), options=self._options, run=run_in_worker)
+            mail = await prepared(_named(mail_of(item), identity), options=self._options, run=run_in_worker)
         except SMTPError as error:
             return self._unreadable(key, item, kept, error)
         paths = mail.envelope.forward_paths
@@ -119,15 +119,6 @@ class Handing:
         if not (isinstance(name, str) and name and name.isprintable()):
             raise UsageError(f"key: a str of printable characters for each mail, not {name!r}")
         return name
-
-
-def _mail(item: Any) -> Mail:
-    """An item for what it is."""
-    if not isinstance(item, tuple):
-        return Mail(item)
-    if not 1 <= len(item) <= len(Mail._fields):
-        raise InvalidMail(f"a tuple of {len(item)}: give (message, sender, recipients), or one message")
-    return Mail(*item)
 
 
 def _named(mail: Mail, identity: str | None) -> Mail:

@@ -12,7 +12,7 @@ How a file is settled is told in ``settling.py``.
 import os
 import random
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,7 @@ from smtpkit.message.message import prepare
 from smtpkit.observers import Observers
 from smtpkit.options import Options
 from smtpkit.retry import Retry
-from smtpkit.session import Session, deliver
+from smtpkit.session import Session
 from smtpkit.spool import Entry, Spool, Unfit
 from smtpkit.transport.connect import run_in_worker, run_to_its_end
 from smtpkit.worker.settling import Plan, attempts_of, carry_out, forget, planned, prepared, put_back, unrefused
@@ -56,6 +56,7 @@ class Worker:
         keep: bool,
         options: Options,
         lease: Callable[[float | None], AbstractAsyncContextManager[Session]],
+        deliver: Callable[..., Awaitable[Outcome]],
         observers: Observers,
         now: Callable[[], float] = time.time,
         chance: Callable[[], float] = random.random,
@@ -65,6 +66,7 @@ class Worker:
         self._keep = keep
         self._options = options
         self._lease = lease
+        self._deliver = deliver
         self._observers = observers
         self._now = now
         self._chance = chance
@@ -303,7 +305,7 @@ class Worker:
             total = self._options.limits.total
             until = None if total is None else time.monotonic() + total
             try:
-                outcome = await deliver(path, prepared(entry), lease, self._observers, until)
+                outcome = await self._deliver(path, prepared(entry), lease, until)
             except SMTPError as error:
                 outcome = error.outcome or Outcome(item=path, error=error)
             except BaseException:

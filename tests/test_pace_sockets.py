@@ -299,3 +299,19 @@ def test_a_callback_finds_it_busy_still() -> None:
         client.send(mail(A))
     assert ["busy" in str(error) for error in errors] == [True, True]
     assert seen.heard == [A, A]
+
+
+@pytest.mark.anyio
+async def test_send_many_at_the_server() -> None:
+    """Several sessions of ``send_many`` keep a domain's pace together; a refusal halves it, and holds up no other."""
+    with watched() as seen, Stalls() as stalls:
+        seen.refused = (B, 20)
+        items = [mail(A if number % 2 else B) for number in range(122)] + [mail(C)]
+        client = Client(seen.server.url, domain_rate=20, connections=4)
+        async with client, client.send_many(items) as outcomes:
+            refused = [outcome async for outcome in outcomes if outcome.error]
+    assert len(refused) == 1
+    stalls.judge(seen.times[A], 20)
+    stalls.judge(seen.times[B][:20], 20, within=0.05)
+    stalls.judge(seen.times[B][20:], 10, within=0.05)
+    assert seen.times[C][0] < seen.times[A][40]

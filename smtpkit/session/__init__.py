@@ -4,14 +4,12 @@ Everything here awaits only a stream, so it runs alike on asyncio, on trio and i
 """
 
 import inspect
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from contextlib import AbstractAsyncContextManager, suppress
-from copy import copy
-from dataclasses import dataclass, field, replace
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from math import inf
-from threading import Lock
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from smtpkit.channel import Channel, Started
 from smtpkit.errors import (
@@ -19,7 +17,6 @@ from smtpkit.errors import (
     ChannelLost,
     NotSupported,
     Outcome,
-    Refused,
     SenderRefused,
     ServiceClosing,
     SMTPError,
@@ -31,7 +28,6 @@ from smtpkit.events import (
     Authenticated,
     Connected,
     Event,
-    RecipientRefused,
     Secured,
     SecurityMissing,
     SessionClosed,
@@ -44,72 +40,37 @@ from smtpkit.protocol.command import Verb
 from smtpkit.protocol.extension import NOTHING, Extensions
 from smtpkit.protocol.mechanism import Binding, Identity
 from smtpkit.protocol.recipients import domain, first, merged, rest, taken
-from smtpkit.protocol.reply import Reply
 from smtpkit.protocol.sasl import Proof, choose
 from smtpkit.protocol.steps import Procedure
+from smtpkit.session.delivery import NOTHING_YET, Lease, announce, deliver, members, outcome_of, settled, unheard
+from smtpkit.session.known import Known, Report, World
 from smtpkit.throttle import Throttle
 from smtpkit.transport.stream import Stream
 
 if TYPE_CHECKING:
-    from ssl import SSLContext, SSLSession
+    from ssl import SSLContext
 
     from smtpkit.message.message import Prepared
-    from smtpkit.transport.connect import Target
+    from smtpkit.protocol.reply import Reply
     from smtpkit.transport.tls import SecureStream
 
 T = TypeVar("T")
 MOST_REFUSALS = 2  # of MAIL in a row, after which another session is tried
-NOTHING_YET = Outcome()  # has come of a mail
 
-
-class World(NamedTuple):
-    """How the caller waits: how a stream comes about, and where blocking work runs before there is one."""
-
-    connect: Callable[["Target", float | None], Awaitable[Stream]]
-    run: Callable[..., Awaitable[Any]]  # of a function, and perhaps a deadline on ``now()``'s clock
-    now: Callable[[], float]
-
-
-@dataclass(frozen=True, slots=True)
-class Known:
-    """What a client has come to know of its servers, for all its sessions.
-
-    ``offered_tls``: who has offered STARTTLS. ``decided``: what ``on_untrusted`` said to a certificate in DER; it is
-    asked under ``deciding``, by one session at a time. ``tickets`` resume TLS, by context and options; each is used
-    once (RFC 8446 appendix C.4), and None stands where the server broke off at one. ``replies``: those of one short
-    line that were read last, by their octets.
-    """
-
-    offered_tls: set[str] = field(default_factory=set)
-    decided: dict[bytes, bool] = field(default_factory=dict)
-    deciding: Lock = field(default_factory=Lock)
-    tickets: "dict[tuple[SSLContext, object], SSLSession | None]" = field(default_factory=dict)
-    replies: dict[bytes, Reply] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What a server showed when a session was opened: a value to print, to compare or to keep.
-
-    ``times`` maps each stage (connect, greeting, hello, tls, authentication) to the seconds it took. ``extensions``
-    maps each EHLO keyword to its argument text. ``certificate`` is the one whose chain was verified, as
-    ``SSLSocket.getpeercert`` has it. ``pins`` are any certificate and its key, as the option ``pins`` takes them.
-    ``verified``: the server is known by its chain and name, by a pin, or by what ``on_untrusted`` said.
-    """
-
-    server: str
-    address: str
-    greeting: str
-    extensions: Mapping[str, str]
-    tls_version: str | None
-    cipher: str | None
-    verified: bool
-    resumed: bool
-    certificate: Mapping[str, Any] | None
-    pins: tuple[str, ...]
-    mechanisms: tuple[str, ...]
-    mechanism: str | None
-    times: Mapping[str, float]
+__all__ = (
+    "NOTHING_YET",
+    "Known",
+    "Lease",
+    "Report",
+    "Session",
+    "World",
+    "announce",
+    "deliver",
+    "members",
+    "outcome_of",
+    "settled",
+    "unheard",
+)
 
 
 class Session:
@@ -625,97 +586,3 @@ class Session:
         """Tell the observers."""
         if self._observers.heard:
             self._observers.emit(kind(at=self.channel.stream.now(), session=self.number, **what))
-
-
-def outcome_of(error: SMTPError, mail: "Prepared | None", item: object) -> Outcome:
-    """The outcome of a mail of which nothing was said."""
-    error.outcome = Outcome(message_id=mail.message_id if mail else None, item=item, error=error)
-    return error.outcome
-
-
-def settled(started: Started[Outcome], mail: "Prepared") -> Outcome:
-    """What a transaction that ended means, however it ended."""
-    error = started.error
-    if error is None:
-        return started.result
-    if not isinstance(error, SMTPError):
-        raise error
-    if started.step is None:  # it never began, so that this is the error of others
-        return outcome_of(copy(error), mail, started.item)
-    return error.outcome or outcome_of(error, mail, started.item)
-
-
-def unheard(started: Started[Outcome], outcome: Outcome) -> bool:
-    """Had the server not answered a word of it, unless that it leaves?"""
-    return started.heard <= isinstance(outcome.error, ServiceClosing)
-
-
-def announce(observers: Observers, outcome: Outcome, *, session: int, at: float) -> None:
-    """Tell what became of a mail."""
-    for path, reply in outcome.refused.items():
-        observers.emit(RecipientRefused(at=at, session=session, item=outcome.item, path=path, reply=reply))
-    observers.emit(Settled(at=at, session=session, item=outcome.item, outcome=outcome))
-
-
-class Lease:
-    """A session for the time of a block, by what takes it and what gives it back.
-
-    A plain class: a generator for it costs four times as much.
-    """
-
-    __slots__ = ("_give_back", "_take")
-
-    def __init__(self, take: Callable[[], Coroutine[Any, Any, Session]], give_back: Callable[[], None]) -> None:
-        self._take = take
-        self._give_back = give_back
-
-    def __aenter__(self) -> Coroutine[Any, Any, Session]:
-        return self._take()
-
-    async def __aexit__(self, *_: object) -> None:
-        self._give_back()
-
-
-def members(reply: Reply) -> tuple[str, ...]:
-    """The members that a reply to EXPN lists. Raises Refused."""
-    if reply.negative:
-        raise Refused(reply, "EXPN")
-    return reply.lines
-
-
-async def deliver(
-    message: object,
-    preparing: Awaitable["Prepared"],
-    lease: Callable[[], AbstractAsyncContextManager[Session]],
-    observers: Observers,
-    until: float | None,
-) -> Outcome:
-    """Send one mail by a session of a client, and tell what became of it.
-
-    A session that was used before may have ended unnoticed: where it is lost before the server answered a word, nothing
-    was begun, and the mail goes by another; so does the rest of one for more recipients than a session takes.
-    """
-    outcome, left, number, at = NOTHING_YET, None, 0, 0.0
-    sending = False
-    try:
-        left = await preparing
-        while left is not None:
-            async with lease() as session:
-                sending = True
-                outcome, left = await session.send(left, message, until, outcome)
-                sending = False
-    except SMTPError as error:
-        ended = error.outcome = Outcome(item=message, error=error)
-        outcome = merged(left.envelope, outcome, ended) if left is not None else ended
-    except BaseException:
-        if left is not None and (outcome.accepted or outcome.refused) and not sending:  # else the session has told
-            lost = Outcome(item=message, error=ChannelLost("given up before all of its recipients were said"))
-            announce(observers, merged(left.envelope, outcome, lost), session=0, at=0.0)
-        raise
-    else:
-        number, at = session.number, session.channel.stream.now()
-    if observers.heard:
-        announce(observers, outcome, session=number, at=at)
-    if outcome.error is not None:
-        raise outcome.error
-    return outcome

@@ -80,3 +80,24 @@ def test_a_loss_may_be_chance() -> None:
         assert habits.overlap
         habits.lost()
     assert habits.overlap is False
+
+
+def test_doubts_halve_what_is_put_at_risk() -> None:
+    """A death that left several mails in doubt halves the window, to two at least; what is settled widens it again."""
+    habits = Habits(overlap=True)
+    window = Window(32, habits, pipelining=True)
+    for _ in range(40):
+        window.settled(0.1)
+    assert window.size == 32
+    habits.doubtful(32)
+    window = Window(32, habits, pipelining=True)
+    for _ in range(40):
+        window.settled(0.1)
+    assert window.size == 18
+    for _ in range(300):
+        window.settled(0.1)
+    assert window.size == 32
+    for mails in (8, 3, 1):
+        habits.doubtful(mails)
+    assert habits.most == 2
+    assert Window(32, habits, pipelining=True).size == 2

@@ -267,10 +267,12 @@ class Lane:
         ``blame``: the mail that it was busy with may be why.
         """
         again: list[Entry] = []
+        doubts = 0
         busy = blame  # it was busy with the first of them that is not settled
         for entry in self._flying:
             outcome = settled(entry.started, entry.part)
             error = outcome.error
+            doubts += outcome.in_doubt != ()
             if outcome.in_doubt or not isinstance(error, _DEATHS):
                 busy = busy and error is None
                 self._tell(outcome, entry)
@@ -286,6 +288,8 @@ class Lane:
                 self._tell(outcome, entry)
             else:
                 again.append(entry)
+        if blame and doubts > 1:
+            self._habits.doubtful(len(self._flying))
         self._flying.clear()
         self._octets = 0
         self._intake.put_back(again)

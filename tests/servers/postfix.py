@@ -38,6 +38,7 @@ mail_owner = postfix
 setgid_group = postdrop
 maillog_file = {home}/log
 maillog_file_prefixes = {home}
+enable_long_queue_ids = yes
 inet_interfaces = 127.0.0.1
 inet_protocols = ipv4
 myhostname = {hostname}

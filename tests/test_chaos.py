@@ -88,9 +88,14 @@ async def by_many(
     return judge(server, items, settled, bdat=chunking != "never")
 
 
-def is_telling(found: Counter[str], *, doubt: bool = True) -> bool:
-    """Is there something of everything, and is enough of it good? Else a test has shown little."""
-    kinds = {"accepted", "refused", "not sent", *(["in doubt, accepted", "in doubt, not accepted"] if doubt else [])}
+def is_telling(found: Counter[str], *, doubt: bool = True, unsent: bool = True) -> bool:
+    """Is there something of everything, and is enough of it good? Else a test has shown little.
+
+    Not ``unsent``: where a mail goes by another session when its own is not to be had, each may have been sent.
+    """
+    kinds = {"accepted", "refused"}
+    kinds |= {"in doubt, accepted", "in doubt, not accepted"} if doubt else set()
+    kinds |= {"not sent"} if unsent else set()
     return kinds <= set(found) and found["accepted"] > found.total() / 4
 
 
@@ -116,7 +121,8 @@ async def test_many_tasks_on_trio(seed: int, anyio_backend: str) -> None:
 @pytest.mark.parametrize("seed", [1])
 async def test_five_thousand_mails(seed: int, chunking: Chunking, connections: int) -> None:
     """Five thousand by one ``send_many``: each has one outcome, and it is true."""
-    assert is_telling(await by_many(seed, 5000, connections=connections, chunking=chunking)), f"seed {seed}"
+    found = await by_many(seed, 5000, connections=connections, chunking=chunking)
+    assert is_telling(found, unsent=False), f"seed {seed}: {found}"
 
 
 @pytest.mark.anyio
@@ -125,7 +131,8 @@ async def test_five_thousand_mails(seed: int, chunking: Chunking, connections: i
 @pytest.mark.parametrize("seed", [4, 5])
 async def test_many_mails_on_trio(seed: int, connections: int, anyio_backend: str) -> None:
     """The same on trio, from an async input."""
-    assert is_telling(await by_many(seed, 1000, connections=connections, listed=False)), f"seed {seed}"
+    found = await by_many(seed, 1000, connections=connections, listed=False)
+    assert is_telling(found, unsent=False), f"seed {seed}: {found}"
 
 
 @pytest.mark.anyio

@@ -1,6 +1,5 @@
 """Turns: order, fairness between domains, who keeps the time; waiters without tasks, by a clock that jumps."""
 
-from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from functools import partial
@@ -17,6 +16,7 @@ from smtpkit.errors import Outcome
 from smtpkit.pace import Pace
 from smtpkit.protocol.reply import Reply
 from smtpkit.turns import Turn, Turns
+from tests.test_pace import most_in_a_second
 
 A, B, C = "a.example", "b.example", "c.example"
 SLOWED = Outcome(refused={"x@b.example": Reply(451, ("4.3.2 not so fast",))})
@@ -131,10 +131,6 @@ class World:
             for domain in waiter.turn.domains:
                 found[domain].append(waiter.begun)
         return found
-
-
-def most_in_a_second(times: list[float]) -> int:
-    return max(bisect_left(times, time + 1) - index for index, time in enumerate(times))
 
 
 def is_forgotten(turns: Turns) -> bool:

@@ -12,8 +12,8 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO, Self, TypeAlias, TypeVar, Unpack
 
-from smtpkit.bulk import Intake, Iterated, Lane, prepared
-from smtpkit.bulk.outcomes import Buffer, Outcomes
+from smtpkit.bulk import Intake, Lane, feed_of, prepared
+from smtpkit.bulk.outcomes import Outcomes
 from smtpkit.errors import Outcome, TimedOut, UsageError
 from smtpkit.events import Event
 from smtpkit.message.message import prepare
@@ -137,7 +137,7 @@ class Client:
         if sessions is not None and not 1 <= sessions <= most:
             raise UsageError(f"sessions: 1 to {most}, which is connections of this client; not {sessions!r}")
         limit = self.options.limits.timeout
-        feed = Buffer(messages, window, limit) if isinstance(messages, AsyncIterable) else Iterated(messages)
+        feed = feed_of(messages, ahead=window, limit=limit)
         intake = Intake(
             feed,
             prepare=partial(prepared, options=self.options, run=run_in_worker),
@@ -159,7 +159,7 @@ class Client:
         return Outcomes(
             intake,
             lane,
-            buffer=feed if isinstance(feed, Buffer) else None,
+            feed=feed,
             most=sessions or most,
             window=window,
             limit=limit,

@@ -37,6 +37,7 @@ from smtpkit import (
     Run,
     SenderRefused,
     ServiceClosing,
+    Settled,
     SpoolError,
     SyncClient,
     UsageError,
@@ -45,6 +46,7 @@ from smtpkit.ledger import UNREAD
 from smtpkit.ledger.rows import STATES, Change, Row, counted, kind, tallied, verdict
 from smtpkit.ledger.store import Store
 from smtpkit.testing import Fault, Script, Server
+from tests.test_worker_cancelled import Moment
 
 Policy = Literal["hold", "retry"]
 OCTETS = b"From: ann@example.com\r\nSubject: many\r\n\r\nhello\r\n"
@@ -802,6 +804,57 @@ async def test_cancelled_by_asyncio(memory_path: Path) -> None:
             await send(server, ledger, mails(3))
             counts = await count(server, ledger)
             assert counts.accepted + counts.in_doubt == 3
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("way", ["cancelled", "left behind"])
+def test_cancelled_at_every_call_to_the_disk(memory_path: Path, way: str) -> None:
+    """Cancelled by asyncio while a thread is at the file: in doubt is only what may be sent, the sums are right."""
+    import asyncio
+
+    async def whole(server: Server, ledger: Path, moment: Moment) -> None:
+        async def work() -> None:
+            async with Client(server.url, connections=1) as client, Run(ledger, client) as run:
+                client.on(Settled, hear)
+                await to_the_end(run.send_many(mails(20), window=4))
+
+        task, over = asyncio.create_task(work()), asyncio.Event()
+        task.add_done_callback(lambda _: over.set())
+        moment.begin(task.cancel if way == "cancelled" else over.set)
+        await over.wait()
+        if task.done():
+            await task
+        else:  # asyncio.run cancels it, and all others
+            raise asyncio.CancelledError
+
+    def hear(event: Settled) -> None:
+        if event.outcome.accepted or event.outcome.in_doubt:
+            perhaps.update(event.outcome.accepted + event.outcome.in_doubt)
+
+    ended, nth = False, 0
+    while not ended:
+        nth += 1
+        ledger = memory_path / f"{nth}.db"
+        perhaps: set[str] = set()
+        with Server() as server, pytest.MonkeyPatch.context() as patch:
+            moment = Moment(patch, nth, Store, ("__init__", "next_run", "kept", "write", "close"))
+            try:
+                asyncio.run(whole(server, ledger, moment))
+                ended = True
+            except asyncio.CancelledError:
+                assert moment.count >= nth
+            patch.undo()
+            with closing(Store(ledger)) as store:
+                counts = counted(store.tally)
+            disk = on_disk(ledger, memory_path / "copies")
+            assert Counter(disk.values()) == states(counts), nth
+            doubt = {path for path, state in disk.items() if state == "in_doubt"}
+            assert doubt <= perhaps, nth
+            asyncio.run(send(server, ledger, mails(20)))
+            assert set(served(server).values()) <= {1}
+            assert served(server).keys() | doubt == {item.recipients[0] for item in mails(20)}
+    assert moment.count < nth
+    assert nth > 6
 
 
 # When the disk is full

@@ -1,5 +1,6 @@
 """``send_many`` over several sessions: how they come and go, and that each mail is settled once whatever they meet."""
 
+import math
 from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
@@ -189,6 +190,46 @@ async def test_left_early_over_several_sessions() -> None:
             assert Counter(map(id, [o.item for o in settled] + outcomes.unsent)) == Counter(map(id, items))
             assert received(server) == once_each([outcome.item for outcome in settled])
             assert "0 sessions busy" in repr(client)
+
+
+@pytest.mark.parametrize("sessions", [1, 4])
+async def test_left_while_the_input_keeps_quiet(sessions: int) -> None:
+    """Leaving does not wait for the next mail of an async input, however long the limits are."""
+    items, left = mails(2), anyio.Event()
+
+    async def quiet() -> AsyncIterator[Mail]:
+        try:
+            for item in items:
+                yield item
+            await anyio.sleep_forever()
+        finally:
+            left.set()
+
+    with Server() as server:
+        async with Client(server.url, connections=4, timeout=math.inf) as client:
+            async with client.send_many(quiet(), sessions=sessions) as outcomes:
+                read = [await anext(outcomes)]
+                await anyio.wait_all_tasks_blocked()
+            assert left.is_set()
+            assert [*(o.item for o in (*read, *outcomes.unread)), *outcomes.unsent] == items
+
+
+@pytest.mark.parametrize("sessions", [1, 4])
+async def test_nothing_is_read_in_vain(sessions: int) -> None:
+    """Each item that was read of an async input was sent, or is listed, although more was read than had room."""
+    items, taken = mails(40), []
+
+    async def told() -> AsyncIterator[Mail]:
+        for item in items:
+            taken.append(item)
+            yield item
+
+    with Server() as server:
+        async with Client(server.url, connections=4) as client:
+            async with client.send_many(told(), sessions=sessions, window=2) as outcomes:
+                read = [await anext(outcomes)]
+                await anyio.wait_all_tasks_blocked()
+            assert [*(o.item for o in (*read, *outcomes.unread)), *outcomes.unsent] == taken
 
 
 async def test_cancelled_over_several_sessions() -> None:

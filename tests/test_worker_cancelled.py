@@ -3,7 +3,7 @@
 import asyncio
 import gc
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -101,16 +101,18 @@ def test_cancelled_at_every_await(memory_path: Path) -> None:
 
 
 class Moment:
-    """The nth call to the disk, which lasts until the loop has heard ``ring`` and done what comes of it."""
+    """The nth call of these methods, which lasts until the loop has heard ``ring`` and done what comes of it."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, nth: int) -> None:
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, nth: int, disk: type = Directory, names: Iterable[str] = DISK
+    ) -> None:
         self.count = 0
         self._nth = nth
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ring: Callable[[], object]
         self._guard = threading.Lock()
-        for name in DISK:
-            monkeypatch.setattr(Directory, name, self._counted(getattr(Directory, name)))
+        for name in names:
+            monkeypatch.setattr(disk, name, self._counted(getattr(disk, name)))
 
     def begin(self, ring: Callable[[], object]) -> None:
         """Count from now on."""

@@ -3,7 +3,8 @@
 ``SyncClient`` drives one lane by hand; ``Client`` has as many as pay, in a task group (``outcomes.py``).
 """
 
-from smtpkit.bulk.intake import Intake, Iterated, Mail, mail_of, prepared
+from smtpkit.bulk.feed import Feed, Iterated, Nothing, feed_of
+from smtpkit.bulk.intake import Intake, Mail, mail_of, prepared
 from smtpkit.bulk.lane import Lane
 
-__all__ = ("Intake", "Iterated", "Lane", "Mail", "mail_of", "prepared")
+__all__ = ("Feed", "Intake", "Iterated", "Lane", "Mail", "Nothing", "feed_of", "mail_of", "prepared")

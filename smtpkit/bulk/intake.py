@@ -6,11 +6,11 @@ whose turn has not come wait here, and do not hold up those to other domains.
 
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
-from enum import Enum
 from math import inf
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from smtpkit.errors import ChannelLost, InvalidMail, Outcome, SMTPError, UsageError
+from smtpkit.bulk.feed import Feed, Nothing
+from smtpkit.errors import ChannelLost, InvalidMail, Outcome, SMTPError
 from smtpkit.message.message import Prepared, Runner, prepare
 from smtpkit.observers import Observers
 from smtpkit.options import Options
@@ -42,47 +42,6 @@ def mail_of(item: Any) -> Mail:
     if not 1 <= len(item) <= len(Mail._fields):
         raise InvalidMail(f"a tuple of {len(item)}: give (message, sender, recipients), or one message")
     return Mail(*item)
-
-
-class Nothing(Enum):
-    """What a feed gives where it has no item."""
-
-    YET = "none has come yet"
-    MORE = "none will come"
-
-
-class Feed(Protocol):
-    """Where the items come from."""
-
-    @property
-    def ahead(self) -> bool:
-        """Is there an item that would not have to be waited for?"""
-
-    async def take(self, *, wait: bool) -> Any:
-        """The next item, Nothing.MORE at the end; Nothing.YET if that had to be waited for and is not to be."""
-
-    def rest(self) -> list[Any]:
-        """The items at hand that nobody has taken; none are taken after that."""
-
-
-class Iterated:
-    """A feed from an iterable, which is read where the caller is."""
-
-    ahead = True  # as far as anybody knows
-
-    def __init__(self, messages: Iterable[Any]) -> None:
-        if isinstance(messages, str | bytes | bytearray | memoryview):
-            raise UsageError(f"messages: an iterable of messages, not {type(messages).__name__}")
-        self._iterator = iter(messages)
-        self._listed = isinstance(messages, list | tuple)
-
-    async def take(self, *, wait: bool) -> Any:  # noqa: ARG002  reading may keep us, whatever is asked
-        """As ``Feed`` has it."""
-        return next(self._iterator, Nothing.MORE)
-
-    def rest(self) -> list[Any]:
-        """The rest of a list; another input stays where it is."""
-        return list(self._iterator) if self._listed else []
 
 
 def prepared(mail: Mail, *, options: Options, run: Runner) -> Coroutine[Any, Any, Prepared]:

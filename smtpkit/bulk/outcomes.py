@@ -2,13 +2,13 @@
 
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, Callable
-from contextlib import suppress
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
+from smtpkit.bulk.feed import Feed
 from smtpkit.bulk.growth import Growth
-from smtpkit.bulk.intake import Intake, Nothing
+from smtpkit.bulk.intake import Intake
 from smtpkit.bulk.lane import Lane
 from smtpkit.errors import Outcome, SMTPError, UsageError
 
@@ -28,7 +28,7 @@ class Outcomes:
         intake: Intake,
         lane: Callable[..., Lane],
         *,
-        buffer: "Buffer | None",
+        feed: Feed,
         most: int,
         window: int,
         limit: float,
@@ -36,7 +36,7 @@ class Outcomes:
     ) -> None:
         self._intake = intake
         self._lane = partial(lane, done=self._is_done, surplus=self._is_surplus)
-        self._buffer = buffer
+        self._feed = feed
         self._growth = Growth(most)
         self._first = lane() if most == 1 else self._lane()
         self._only = self._first if most == 1 else None  # the reader drives it: that saves two turns of the loop a mail
@@ -72,9 +72,7 @@ class Outcomes:
         self._news, self._room = anyio.Event(), anyio.Event()
         self._tasks = anyio.create_task_group()
         await self._tasks.__aenter__()
-        if self._buffer is not None:
-            self._buffer.begin()
-            self._tasks.start_soon(self._buffer.fill)
+        self._feed.begin(self._tasks)
         if self._only is None:
             self._lanes = 1
             self._tasks.start_soon(self._work, self._first)
@@ -86,6 +84,7 @@ class Outcomes:
         assert self._tasks is not None
         self._leaving = True
         self._intake.stop()
+        self._feed.stop()
         self._room.set()
         try:
             if kind is None or issubclass(kind, Exception):
@@ -186,63 +185,3 @@ class Outcomes:
             if self._room.is_set():
                 self._room = anyio.Event()
             await self._room.wait()
-
-
-class Buffer:
-    """A feed that a task fills from an async iterable, as far as ``size`` ahead."""
-
-    def __init__(self, messages: AsyncIterable[Any], size: int, limit: float) -> None:
-        self._limit = limit
-        self._size = size
-        self._messages = messages
-        self._fault: Exception | None = None
-
-    def begin(self) -> None:
-        """Make room for the items."""
-        import anyio
-
-        self._sending, self._receiving = anyio.create_memory_object_stream[Any](self._size)
-
-    async def fill(self) -> None:
-        """Take items from the input until there are no more; a generator that is left before its end is closed."""
-        import anyio
-
-        with self._sending:
-            try:
-                async for item in self._messages:
-                    await self._sending.send(item)
-            except Exception as fault:  # noqa: BLE001  raised where the items are taken
-                self._fault = fault
-            finally:
-                if isinstance(self._messages, AsyncGenerator):
-                    with anyio.move_on_after(self._limit, shield=True), suppress(Exception):
-                        await self._messages.aclose()
-
-    @property
-    def ahead(self) -> bool:
-        """As ``Feed`` has it."""
-        return self._receiving.statistics().current_buffer_used > 0
-
-    async def take(self, *, wait: bool) -> Any:
-        """As ``Feed`` has it."""
-        import anyio
-
-        try:
-            return await self._receiving.receive() if wait else self._receiving.receive_nowait()
-        except anyio.WouldBlock:
-            return Nothing.YET
-        except anyio.EndOfStream:
-            if self._fault is not None:
-                fault, self._fault = self._fault, None
-                raise fault from None
-            return Nothing.MORE
-
-    def rest(self) -> list[Any]:
-        """The items that nobody has taken."""
-        import anyio
-
-        items = []
-        with self._receiving, suppress(anyio.WouldBlock, anyio.EndOfStream):
-            while True:
-                items.append(self._receiving.receive_nowait())
-        return items

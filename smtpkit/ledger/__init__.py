@@ -10,6 +10,7 @@ out in ``handing.py``.
 """
 
 import os
+import threading
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
@@ -21,8 +22,9 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeVar
 from smtpkit.errors import Outcome, UsageError
 from smtpkit.ledger.handing import Entry, Handing, Plan
 from smtpkit.ledger.items import Items
-from smtpkit.ledger.rows import Change, Counts, counted, given_back, settled
+from smtpkit.ledger.rows import Counts, counted, given_back, settled
 from smtpkit.ledger.store import Store
+from smtpkit.transport.connect import run_to_its_end
 
 if TYPE_CHECKING:
     import anyio
@@ -93,7 +95,7 @@ class Run:
         self._group: anyio.abc.TaskGroup | None = None
         self._tasks: anyio.abc.TaskGroup
         self._closing: anyio.Event
-        self._disk: anyio.CapacityLimiter
+        self._disk = threading.Lock()
 
     @property
     def counts(self) -> Counts:
@@ -135,7 +137,6 @@ class Run:
         if self._group is not None:
             raise UsageError("busy: this run is entered already")
         self._closing = anyio.Event()
-        self._disk = anyio.CapacityLimiter(1)
         group = anyio.create_task_group()
         await group.__aenter__()
         try:
@@ -166,23 +167,29 @@ class Run:
         """Have the ledger open while anything may be sent. Whoever breaks in, this task closes it last."""
         import anyio
 
-        store = await self._write(partial(Store, self._path))
         try:
+            await self._on_disk(self._open)
             async with anyio.create_task_group() as self._tasks:
-                self._store = store
                 task_status.started()
                 await self._closing.wait()
         finally:
-            await self._write(store.close)
+            if self._store is not None:
+                await self._on_disk(self._store.close)
 
-    async def _write(self, function: Callable[[], T]) -> T:
-        """Run what blocks on the disk in a worker thread, one at a time, to its end, whoever breaks in."""
-        import anyio
-        import anyio.to_thread
+    def _open(self) -> None:
+        self._store = Store(self._path)
 
-        with anyio.CancelScope(shield=True):
-            result = await anyio.to_thread.run_sync(function, limiter=self._disk)
-        return result  # noqa: RET504  a scope may swallow what is raised in it
+    async def _on_disk(self, function: Callable[[], T]) -> T:
+        """Run what blocks on the disk in a worker thread, one at a time, to its end, whoever breaks in.
+
+        Where asyncio breaks in, that is raised when the function has ended: what it did, it has to keep itself.
+        """
+
+        def alone() -> T:
+            with self._disk:
+                return function()
+
+        return await run_to_its_end(alone)
 
 
 class RunOutcomes:
@@ -273,7 +280,7 @@ class RunOutcomes:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._record)
                 try:
-                    await self._write(partial(self._handing.begin, self._store))
+                    await self._on_disk(partial(self._handing.begin, self._store))
                     self._items.begin(tasks)
                     if not self._leaving:
                         await self._send()
@@ -308,7 +315,8 @@ class RunOutcomes:
                 await self._until(lambda: len(self._settled) >= FEW or self._sent)
             if self._settled:
                 try:
-                    await self._flush()
+                    await self._on_disk(self._flush)
+                    self._ring()
                 except Exception as fault:  # noqa: BLE001  raised where the outcomes are read
                     self._fault = self._fault or fault
                     self._ring()
@@ -316,37 +324,29 @@ class RunOutcomes:
             elif self._sent:
                 return
 
-    async def _flush(self) -> None:
-        some, self._settled = self._settled, []
-        told: list[Outcome] = []
-        changes: list[Change] = []
-        for outcome in some:
-            entry: Entry = outcome.item
-            changes += settled(entry, entry.changes, outcome)
-            told.append(_told(outcome, entry.item))
-        try:
-            await self._write(partial(self._store.write, changes))
-        except BaseException:
-            self._settled = some + self._settled
-            raise
-        self._ready += told
-        self._ring()
+    def _flush(self) -> None:
+        """Write down the outcomes that have come, in a thread; more may come meanwhile."""
+        some = list(self._settled)
+        self._store.write([change for told in some for change in settled(told.item, told.item.changes, told)])
+        self._ready += [_told(outcome) for outcome in some]
+        del self._settled[: len(some)]
 
     async def _finish(self) -> None:
         """Write down what is left: outcomes that nobody has read, and what was not sent."""
-        import anyio
+        self._settled += self._outcomes.unread
+        left: list[Entry] = [*self._outcomes.unsent, *self._batch]
 
-        with anyio.CancelScope(shield=True):
-            try:
-                self._settled += self._outcomes.unread
-                await self._flush()
-                left = {id(entry): entry for entry in (*self._outcomes.unsent, *self._batch)}
-                changes = [change for entry in left.values() for change in given_back(entry.changes)]
-                await self._write(partial(self._store.write, changes))
-            except Exception as fault:  # noqa: BLE001  raised where the outcomes are read
-                self._fault = self._fault or fault
-        self.ended = True
-        self._ring()
+        def write() -> None:
+            self._flush()
+            self._store.write([change for entry in left for change in given_back(entry.changes)])
+
+        try:
+            await self._on_disk(write)
+        except Exception as fault:  # noqa: BLE001  raised where the outcomes are read
+            self._fault = self._fault or fault
+        finally:
+            self.ended = True
+            self._ring()
 
     # The input
 
@@ -360,8 +360,7 @@ class RunOutcomes:
             fault = await self._write_down(items)
             begun = time.monotonic()
             while self._batch and not self._leaving:
-                yield self._batch[0]
-                self._batch.popleft()
+                yield self._batch.popleft()
             if fault is not None:
                 raise fault
             gone = time.monotonic() - begun
@@ -375,20 +374,23 @@ class RunOutcomes:
         keyed, fault = self._handing.named(items)
         store = self._store
         known = [name for name in keyed if self._handing.may_know(name)]
-        kept = await self._write(partial(store.kept, known)) if known else {}
+        kept = await self._on_disk(partial(store.kept, known)) if known else {}
         plans: list[Plan] = []
         try:
             for name, item in keyed.items():
                 plans.append(await self._handing.plan(name, item, kept.get(name, [])))
         except UsageError as error:
             fault = error
-        changes = [change for plan in plans for change in plan.changes]
-        if changes:
+
+        def write() -> None:
+            store.write([change for plan in plans for change in plan.changes])
+            self._batch += [plan.entry for plan in plans if plan.entry is not None]
+            self._ready += [plan.told for plan in plans if plan.told is not None]
+
+        if plans:
             begun = time.monotonic()
-            await self._write(partial(store.write, changes))
+            await self._on_disk(write)
             self._wrote = time.monotonic() - begun
-        self._batch += [plan.entry for plan in plans if plan.entry is not None]
-        self._ready += [plan.told for plan in plans if plan.told is not None]
         self._ring()
         return fault
 
@@ -400,8 +402,8 @@ class RunOutcomes:
         assert store is not None
         return store
 
-    async def _write(self, function: Callable[[], T]) -> T:
-        return await self._run._write(function)  # noqa: SLF001
+    async def _on_disk(self, function: Callable[[], T]) -> T:
+        return await self._run._on_disk(function)  # noqa: SLF001
 
     def _has_room(self) -> bool:
         """May more be settled, though the caller reads slowly?"""
@@ -426,9 +428,9 @@ class RunOutcomes:
                 bell.set()
 
 
-def _told(outcome: Outcome, item: Any) -> Outcome:
+def _told(outcome: Outcome) -> Outcome:
     """An outcome as the caller gets it: of the item that he gave."""
-    told = replace(outcome, item=item)
+    told = replace(outcome, item=outcome.item.item)
     if told.error is not None:
         told.error.outcome = told
     return told

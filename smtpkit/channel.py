@@ -8,6 +8,7 @@ every procedure has returned and nothing is owed; cancellation, a limit, a lost 
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from copy import copy
 from math import inf
 from typing import Any, Generic, TypeVar
 
@@ -93,7 +94,7 @@ class Channel:
         self._out: list[bytes] = []
         self._said = self._spoken = 0  # octets gathered, and octets taken by the system, since the beginning
         self._untold: list[tuple[type[Event], dict[str, Any]]] = []  # told once what is gathered is written
-        self._over = False
+        self._cause: SMTPError | None = None  # for which it was abandoned
         self._looked = False  # nothing had arrived a moment ago, and nothing was waited for since
         self._limit = "timeout"
         self._begun = 0.0  # when the mail data under way began
@@ -101,12 +102,12 @@ class Channel:
     @property
     def broken(self) -> bool:
         """Is the session out of step, or over?"""
-        return self._over or bool(self._queue) or bool(self._owed)
+        return self.over or bool(self._queue) or bool(self._owed)
 
     @property
     def over(self) -> bool:
         """Has it been abandoned, and every procedure with it?"""
-        return self._over
+        return self._cause is not None
 
     @property
     def idle(self) -> bool:
@@ -129,8 +130,8 @@ class Channel:
             while self._queue and not self._queue[-1].passed:
                 await self._give()
             self._queue.append(started)
-            if self._over:
-                raise ChannelLost("the session is over")
+            if self._cause is not None:
+                raise copy(self._cause)
             await self._run(started, None)
         except BaseException as error:  # noqa: BLE001  as in see_out
             if not (started.ended or started in self._queue):
@@ -161,14 +162,14 @@ class Channel:
 
     def abandon(self, cause: SMTPError) -> None:
         """End what is left, without waiting: hand out the replies at hand, then throw Lost, oldest first."""
-        if not self._over:
-            self._over = True
-            with suppress(ChannelLost):
-                self._reader.feed(self.stream.at_hand() or b"")
-        self.stream.abort()
         others = cause
         if isinstance(cause, InvalidMail):  # the fault of the one mail that was being told
             others = ChannelLost(f"the session ended with another mail: {cause}")
+        if not self.over:
+            self._cause = others
+            with suppress(ChannelLost):
+                self._reader.feed(self.stream.at_hand() or b"")
+        self.stream.abort()
         while self._queue:
             started = self._queue[0]
             why = others if started.step is None or type(started.step) is Hear else cause
@@ -188,7 +189,7 @@ class Channel:
 
     def _forget_replies(self) -> None:
         """The server is out of step: what follows is no verdict on anything."""
-        self._reader, self._early, self._over = ReplyReader(self._reply_line), [], True
+        self._reader, self._early = ReplyReader(self._reply_line), []
 
     def _fail(self, error: BaseException) -> None:
         """Abandon for what went wrong; raise it again unless the procedures have taken it in."""
@@ -198,9 +199,10 @@ class Channel:
             case TimeoutError():
                 self.abandon(TimedOut(f"the {self._limit} limit ran out", limit=self._limit))
             case MalformedReply():
-                self._forget_replies()
                 violation = ProtocolViolation(str(error))
                 violation.__cause__ = error
+                self._forget_replies()
+                self._cause = violation
                 self.abandon(violation)
             case _:
                 self.abandon(ChannelLost(f"given up ({type(error).__name__})"))
@@ -269,10 +271,11 @@ class Channel:
         if started.error is None and not (owed and (owed[0][1] is started or owed[-1][1] is started)):
             return
         started.procedure.close()
-        if not self._over:
+        if not self.over:
+            earlier = ChannelLost(f"the session ended with an earlier procedure: {started.error}")
             if any(isinstance(why, ProtocolViolation) for why in (how, how.__cause__)):
                 self._forget_replies()
-            earlier = ChannelLost(f"the session ended with an earlier procedure: {started.error}")
+                self._cause = earlier
             self.abandon((closed and _closing(started.error)) or earlier)
 
     def _say(self, commands: tuple[Command, ...], started: Started[Any]) -> None:
@@ -516,15 +519,6 @@ class Channel:
         finally:
             self.outer = outer
         self._writing += self.stream.now() - began
-
-    def _transferred(self, due: int, more: int, telling: Telling, started: Started[Any]) -> Transferred:
-        """All of it is said, and ``more`` replies are owed than were asked for."""
-        started.end = self._said
-        for _ in range(more):
-            self._owed.append((END, started, self._said))
-        if self._observers.heard:
-            self._tell(TransferEnded, started, done=telling.done, took=self.stream.now() - self._begun)
-        return Transferred(due)
 
     async def _pause(self, until: float) -> None:
         """Sleep, outside of all limits but the one around them."""

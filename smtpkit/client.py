@@ -142,6 +142,7 @@ class Client:
             feed,
             prepare=partial(prepared, options=self.options, run=run_in_worker),
             pace=self._pace,
+            before=self._turns,
             now=time.monotonic,
             rest=anyio.sleep,
             observers=self._observers,

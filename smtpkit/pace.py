@@ -84,7 +84,7 @@ class Pace:
         pause = self.wait(domains, now)
         if not pause:
             self._take(domains, now)
-        return pause
+        return pause if pause == inf else min(pause, HOLD)  # by then who is slowed down may have a better pace
 
     def wait(self, domains: Collection[str], now: float) -> float:
         """What ``ask`` would say; no turn is taken. Of no domain: how long no mail at all may begin."""

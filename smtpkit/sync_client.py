@@ -120,8 +120,9 @@ class SyncClient:
             Iterated(messages),
             prepare=partial(prepared, options=self.options, run=run_inline),
             pace=self._pace,
+            before=self._turns,
             now=time.monotonic,
-            rest=_sleep,
+            rest=self._rest,
             observers=self._observers,
         )
         lane = Lane(
@@ -266,15 +267,21 @@ class SyncClient:
             self._session = None
 
     async def _wait_for_turn(self, turn: Turn, pause: float) -> None:
+        turn.bell = bell = threading.Event()
+        self._let_others(lambda: bell.wait(min(pause, threading.TIMEOUT_MAX)))
+
+    async def _rest(self, seconds: float) -> None:
+        self._let_others(lambda: time.sleep(seconds))
+
+    def _let_others(self, wait: Callable[[], object]) -> None:
         """Let other threads have the client while this one waits."""
         self._check_open()
-        bell, lock = threading.Event(), self._lock
-        turn.bell, self._turn = bell, None
-        lock.release()
+        self._turn = None
+        self._lock.release()
         try:
-            bell.wait(min(pause, threading.TIMEOUT_MAX))
+            wait()
         finally:
-            lock.acquire()
+            self._lock.acquire()
             self._turn = threading.get_ident()
         self._check_open()
 
@@ -289,10 +296,6 @@ class SyncClient:
         return await session.open(World(connect_blocking, run_inline, time.monotonic), until, self._known)
 
 
-async def _sleep(seconds: float) -> None:
-    time.sleep(seconds)  # noqa: ASYNC251  in the caller's thread, which has no loop
-
-
 class SyncOutcomes:
     """The outcomes of ``SyncClient.send_many``, as they come. ``unsent`` holds the items that were not sent."""
 
@@ -303,7 +306,7 @@ class SyncOutcomes:
         self._lane = lane
         self._drive = drive
         self._limit = limit  # seconds to settle what is under way
-        self._entered = False
+        self._entered = self._reading = False
 
     @property
     def unsent(self) -> list[Any]:
@@ -331,7 +334,13 @@ class SyncOutcomes:
     def __next__(self) -> Outcome:
         if not self._entered:
             raise UsageError("write: with client.send_many(…) as outcomes")
-        outcome: Outcome | None = self._drive(self._lane.next())
+        if self._reading:
+            raise UsageError("busy: another thread is waiting for the next outcome")
+        self._reading = True
+        try:
+            outcome: Outcome | None = self._drive(self._lane.next())
+        finally:
+            self._reading = False
         if outcome is None:
             self._intake.check()
             raise StopIteration

@@ -41,10 +41,12 @@ class Turn:
 class Turns:
     """The turns of a client, or of a run: at most ``most`` mails are under way at once, and they keep the pace.
 
-    Only the next turn to be granted keeps the time, by ``pause``; the others sleep until their bell rings.
+    Only the next turn to be granted keeps the time, by ``pause``; the others sleep until their bell rings. Those of
+    ``before``, which keep the same pace, are granted first: whoever sends one mail waits for no run of many.
     """
 
-    def __init__(self, pace: Pace, most: float) -> None:
+    def __init__(self, pace: Pace, most: float, before: "Turns | None" = None) -> None:
+        self._before = before
         self._pace = pace
         self._most = most
         self._under_way = 0
@@ -105,6 +107,8 @@ class Turns:
 
     def grant(self, now: float) -> None:
         """Grant what can be granted, and see to it that somebody keeps the time until more can be."""
+        if self._before is not None:
+            self._before.grant(now)
         while (first := self._first()) and self._under_way < self._most:
             if first.when > now or self._pace.wait((), now):
                 break

@@ -474,6 +474,20 @@ def test_a_source_that_fails_ends_its_session_only() -> None:
     assert [type(outcome.error) for outcome in found if outcome.error] == [InvalidMail]
 
 
+def test_a_source_that_was_not_begun_is_sent_by_the_next_session() -> None:
+    """A one-shot mail of which nothing was said when another's source failed is as good as new."""
+
+    def source(fails: bool) -> Iterable[bytes]:  # noqa: FBT001
+        yield b"Subject: 0\r\n\r\n"
+        if fails:
+            raise OSError("a bad disk")
+
+    items = [Mail(source(number == 1), f"s{number}@example.com", ["bob@example.com"]) for number in range(5)]
+    found = outcomes(Host().bulk(items, habits=Habits(**PROVEN)))
+    assert [(outcome.item, type(outcome.error)) for outcome in found if outcome.error] == [(items[1], InvalidMail)]
+    assert len(found) == 5
+
+
 def test_what_the_input_raises_comes_last() -> None:
     """The mails that were taken before are settled; then the input's own error is raised, once."""
 
@@ -708,14 +722,37 @@ def test_more_recipients_than_the_server_takes(script: Script, chunking: Any) ->
         assert sorted(paths) == MANY
 
 
-def test_a_session_that_dies_between_two_transactions_of_a_mail() -> None:
-    """Who has the mail does not get it again: the others do, over the next session."""
-    limited = ("PIPELINING", "CHUNKING", "LIMITS RCPTMAX=3")
-    dies = Script(extensions=limited, replies={"RCPT:r4@example.com": Fault("close")})
-    host = Host(dies, Script(extensions=limited), options={"chunking": "never"})
-    found = outcomes(host.bulk([to_many(0)]))
-    assert [sorted(outcome.accepted) for outcome in found] == [MANY]
-    assert sorted(path for talk in host.talks for one in talk.received for path in one.paths) == MANY
+@pytest.mark.parametrize(
+    ("death", "window"),
+    [
+        ({"RCPT:r4@example.com": Fault("close")}, 16),
+        ({"RSET": Fault("close")}, 16),  # the probe's
+        ({"RSET": "421 closing"}, 16),
+        ({"MAIL": ["250 ok", "421 too many mails"]}, 16),
+        ({"MAIL": ["250 ok", "421 too many mails"]}, 1),
+        ({"MAIL": ["250 ok", "250 ok", Fault("reset")]}, 2),
+    ],
+)
+@pytest.mark.parametrize("shown", [True, False])
+@pytest.mark.parametrize("habits", [{}, PROVEN])
+def test_a_session_that_dies_between_two_transactions_of_a_mail(
+    death: Any,
+    window: int,
+    shown: bool,  # noqa: FBT001
+    habits: Any,
+) -> None:
+    """Who has the mail does not get it again: the others do, over the next session, whenever the first one dies."""
+    extensions = ("PIPELINING", "CHUNKING") if shown else ("PIPELINING", "CHUNKING", "LIMITS RCPTMAX=3")
+    replies = {"RCPT": ["250 ok"] * 3 + ["452 4.5.3 too many"] * 4 + ["250 ok"] * 90} if shown else {}
+    dies = Script(extensions=extensions, replies=replies | death)
+    host = Host(dies, Script(extensions=extensions), options={"chunking": "never"})
+    items = [to_many(number) for number in range(3)]
+    found = outcomes(host.bulk(items, window=window, habits=Habits(**habits)))
+    assert sorted(outcome.item.sender for outcome in found) == [item.sender for item in items]
+    assert [sorted(outcome.accepted) for outcome in found] == [MANY] * 3
+    for item in items:
+        arrived = [one for talk in host.talks for one in talk.received if one.reverse_path == item.sender]
+        assert sorted(path for one in arrived for path in one.paths) == MANY
 
 
 def test_left_between_two_transactions_of_a_mail() -> None:

@@ -356,6 +356,24 @@ def test_total_blocking(stage: str) -> None:
 
 
 @pytest.mark.anyio
+async def test_total_that_runs_out_as_a_reply_comes() -> None:
+    """The reply to EHLO is there, and so late that nothing may be said any more: the limit is what is told."""
+
+    def compute(event: CommandSent) -> None:
+        until = time.monotonic() + 0.4
+        while event.text.startswith("EHLO") and time.monotonic() < until:
+            pass
+
+    with Server() as server:
+        async with Client(server.url, total=0.3) as client:
+            client.on(CommandSent, compute)
+            with pytest.raises(TimedOut) as caught:
+                await client.send(MAIL)
+            assert_total(caught.value)
+        assert not server.received
+
+
+@pytest.mark.anyio
 async def test_total_while_waiting(server: Server) -> None:
     """``total`` holds for the wait for a session too."""
     async with Client(server.url, connections=1, total=0.2) as client, client._session(None):
@@ -722,6 +740,17 @@ async def test_no_connection() -> None:
     assert isinstance(caught.value, OSError)
     assert caught.value.outcome is not None
     assert not caught.value.outcome.in_doubt
+    assert caught.value.outcome.message_id is None
+
+
+@pytest.mark.anyio
+async def test_no_connection_for_a_mail_with_an_identity() -> None:
+    """The outcome names the mail, also where nothing of it was said."""
+    async with Client("smtp://127.0.0.1:1") as client:
+        with pytest.raises(ConnectError) as caught:
+            await client.send(b"Message-ID: <1@example.com>\r\n" + MAIL)
+    assert caught.value.outcome is not None
+    assert caught.value.outcome.message_id == "<1@example.com>"
 
 
 # Progress and pace

@@ -130,6 +130,27 @@ async def test_what_an_async_input_raises() -> None:
 
 
 @pytest.mark.anyio
+async def test_a_generator_within_the_input_is_closed() -> None:
+    """An input whose ``__aiter__`` makes a generator is left before its end: that is closed when the block is."""
+    closed = anyio.Event()
+
+    class Source:
+        async def __aiter__(self) -> AsyncIterator[Mail]:
+            try:
+                for item in mails():
+                    yield item
+            finally:
+                await anyio.lowlevel.checkpoint()
+                closed.set()
+
+    with Server() as server:
+        async with Client(server.url) as client:
+            async with client.send_many(Source(), window=2) as outcomes:
+                await anext(outcomes)
+            assert closed.is_set()
+
+
+@pytest.mark.anyio
 async def test_cancelled() -> None:
     """Cancelled while it waits for a reply, what was said whole is in doubt and told so; nothing is left behind."""
     told: list[Settled] = []

@@ -138,6 +138,17 @@ async def endless() -> AsyncIterator[Mail]:
             yield item
 
 
+async def test_a_session_is_no_older_for_being_in_a_run() -> None:
+    """``lifetime`` counts from when the session was opened, not from when the run took it."""
+    with Server(Script(delay={"END": 0.03})) as server:
+        async with Client(server.url, connections=1, lifetime=1) as client:
+            await client.send(mails(1)[0].message, "ann@example.com", "bob@example.com")
+            await anyio.sleep(0.9)
+            async with client.send_many(mails(40), window=1) as outcomes:
+                assert len([outcome async for outcome in outcomes if outcome.accepted]) == 40
+    assert 1 <= [mail.session for mail in server.received].count(1) < 20
+
+
 async def test_two_runs_share_one_session() -> None:
     """Two ``send_many`` of a client with one session take turns."""
     with Server(Script(delay={"END": 0.005})) as server:

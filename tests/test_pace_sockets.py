@@ -315,3 +315,67 @@ async def test_send_many_at_the_server() -> None:
     stalls.judge(seen.times[B][:20], 20, within=0.05)
     stalls.judge(seen.times[B][20:], 10, within=0.05)
     assert seen.times[C][0] < seen.times[A][40]
+
+
+@pytest.mark.anyio
+async def test_a_mail_waits_for_no_run_of_many() -> None:
+    """Who sends one mail while a run has the pace is the next; the run has what is left."""
+
+    async def read(outcomes: Any) -> None:
+        async for _ in outcomes:
+            pass
+
+    with watched() as seen:
+        async with (
+            Client(seen.server.url, connections=2, mail_rate=40) as client,
+            client.send_many([mail(A)] * 1000, sessions=1) as outcomes,
+            anyio.create_task_group() as tasks,
+        ):
+            tasks.start_soon(read, outcomes)
+            for number in range(5):
+                begun = len(seen.times[A])
+                await client.send(mail(B))
+                assert len(seen.times[A]) - begun <= 5
+                assert len(seen.times[B]) == number + 1
+                await anyio.sleep(0.06)
+            assert len(seen.times[A]) >= 5
+            tasks.cancel_scope.cancel()
+
+
+def test_a_thread_waits_for_no_run_of_many() -> None:
+    """While one thread's run of mails waits for its pace, another's mail goes."""
+    with watched() as seen, SyncClient(seen.server.url, mail_rate=40) as client:
+        counts, over = [], threading.Event()
+
+        def send() -> None:
+            for _ in range(5):
+                begun = len(seen.times[A])
+                client.send(mail(B))
+                counts.append(len(seen.times[A]) - begun)
+                time.sleep(0.06)
+            over.set()
+
+        other = threading.Thread(target=send)
+        with client.send_many([mail(A)] * 1000) as outcomes:
+            next(outcomes)
+            other.start()
+            for _ in outcomes:
+                if over.is_set():
+                    break
+        other.join()
+    assert len(counts) == len(seen.times[B]) == 5
+    assert max(counts) <= 5
+    assert len(seen.times[A]) >= 5
+
+
+def test_one_thread_reads_the_outcomes_at_a_time() -> None:
+    """A second one that asks while the first waits is told so."""
+    with watched() as seen, SyncClient(seen.server.url, mail_rate=2) as client, client.send_many([mail(A)] * 3) as some:
+        next(some)
+        other = threading.Thread(target=next, args=[some])
+        other.start()
+        while not some._reading:
+            time.sleep(0.001)
+        with pytest.raises(UsageError, match="busy: another thread"):
+            next(some)
+        other.join()

@@ -1,7 +1,7 @@
 """Where items come from, one at a time: any iterable, or an async one that a task reads a little ahead."""
 
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable
 from contextlib import suppress
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Protocol
@@ -126,8 +126,10 @@ class Buffered:
 
         assert self._scope is not None
         with self._scope:
+            iterator: AsyncIterator[Any] | None = None  # which may be a generator where the input is none
             try:
-                async for item in self._messages:
+                iterator = aiter(self._messages)
+                async for item in iterator:
                     self._items.append(item)
                     self._ring()
                     while len(self._items) >= self._size:
@@ -137,9 +139,9 @@ class Buffered:
             finally:
                 self._over = True
                 self._ring()
-                if isinstance(self._messages, AsyncGenerator):
+                if isinstance(iterator, AsyncGenerator):
                     with anyio.move_on_after(self._limit, shield=True), suppress(Exception):
-                        await self._messages.aclose()
+                        await iterator.aclose()
 
     async def _wait(self) -> None:
         import anyio

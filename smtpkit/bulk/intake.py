@@ -95,8 +95,9 @@ class _Bell:
 class Intake:
     """The mails of one ``send_many``. ``unsent`` holds the items that were taken from the feed in vain.
 
-    A mail that is handed out holds its turn until it is ``settled`` or ``put_back``. ``now`` and ``rest`` are those
-    of the caller's world; ``rest`` waits for so many seconds.
+    A mail that is handed out holds its turn until it is ``settled`` or ``put_back``. ``before``: whose turns, at the
+    same pace, go before those of these mails. ``now`` and ``rest`` are those of the caller's world; ``rest`` waits for
+    so many seconds.
     """
 
     def __init__(
@@ -105,6 +106,7 @@ class Intake:
         *,
         prepare: Callable[[Mail], Awaitable[Prepared]],
         pace: Pace,
+        before: Turns | None = None,
         now: Callable[[], float],
         rest: Callable[[float], Awaitable[None]],
         observers: Observers,
@@ -112,7 +114,7 @@ class Intake:
         self.unsent: list[Any] = []
         self._feed = feed
         self._prepare = prepare
-        self._turns = Turns(pace, inf) if pace else None
+        self._turns = Turns(pace, inf, before) if pace else None
         self._now = now
         self._rest = rest
         self._observers = observers

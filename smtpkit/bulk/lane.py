@@ -148,8 +148,9 @@ class Lane:
 
     def _is_over(self, session: Session) -> bool:
         """Is the session to be given back, as it is used up, or old, or has been here for long and others wait?"""
-        held = session.channel.stream.now() - self._since
-        return session.spent or held > self._options.lifetime or (held > TURN and self._crowded())
+        now = session.channel.stream.now()
+        old = now - session.began > self._options.lifetime
+        return session.spent or old or (now - self._since > TURN and self._crowded())
 
     async def _take(self, *, wait: bool) -> Entry | None:
         """The next mail that can be sent, or None where there is none now."""
@@ -223,13 +224,13 @@ class Lane:
         self._flying.popleft()
         self._octets -= entry.mail.mail_data.size or 0
         self._reused = True
-        if entry.part is not entry.mail or outcome.refused:
-            self._go_on(entry, outcome)
-        else:
-            self._tell(outcome, entry)
+        self._go_on(entry, outcome)
 
     def _go_on(self, entry: Entry, outcome: Outcome) -> None:
-        """Tell of a mail, or put it back for the recipients that are left: this session takes it next."""
+        """Tell of a mail, or put it back for the recipients that are left: it is the next."""
+        if entry.part is entry.mail and not outcome.refused:
+            self._tell(outcome, entry)
+            return
         whole, part, one_shot = entry.mail.envelope, entry.part.envelope, entry.mail.mail_data.one_shot
         left = rest(whole, part, outcome, one_shot=one_shot)
         if left is None:
@@ -275,7 +276,7 @@ class Lane:
             doubts += outcome.in_doubt != ()
             if outcome.in_doubt or not isinstance(error, _DEATHS):
                 busy = busy and error is None
-                self._tell(outcome, entry)
+                self._go_on(entry, outcome)
                 continue
             silent = unheard(entry.started, outcome)
             blamed = busy and not (silent and (entry.overlaps or self._reused))
@@ -284,7 +285,8 @@ class Lane:
             busy = False
             entry.attempts += blamed
             final = blamed and not isinstance(error, ChannelLost | ServiceClosing)
-            if final or entry.attempts == MOST_ATTEMPTS or entry.mail.mail_data.one_shot:
+            told = entry.mail.mail_data.one_shot and entry.started.step is not None  # or may have been
+            if final or entry.attempts == MOST_ATTEMPTS or told:
                 self._tell(outcome, entry)
             else:
                 again.append(entry)

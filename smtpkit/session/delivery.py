@@ -98,7 +98,7 @@ async def deliver(
                 outcome, left = await session.send(left, message, until, outcome)
                 sending = False
     except SMTPError as error:
-        ended = error.outcome = Outcome(item=message, error=error)
+        ended = outcome_of(error, left, message)
         outcome = merged(left.envelope, outcome, ended) if left is not None else ended
     except BaseException:
         if left is not None and (outcome.accepted or outcome.refused) and not sending:  # else the session has told

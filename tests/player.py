@@ -53,6 +53,7 @@ from smtpkit.protocol import procedures
 from smtpkit.protocol.envelope import Envelope, ForwardPath
 from smtpkit.protocol.mail_data import MailData
 from smtpkit.session import Known, Session, World, members
+from smtpkit.session.opening import Opening
 from smtpkit.transport.connect import Target, run_inline
 from smtpkit.transport.stream import Stream
 
@@ -470,13 +471,21 @@ class SocketPeer:
 # The client's side
 
 
-class PureSession(Session):
-    """A session for which TLS is a marker."""
+class PureOpening(Opening):
+    """An opening for which TLS is a marker."""
 
     async def _secure(self, stream: Stream) -> Stream:
         assert isinstance(stream, MemoryPeer)
         await stream.secure()
         return stream
+
+
+class PureSession(Session):
+    """A session that is opened so."""
+
+    async def open(self, world: World, until: float | None, known: Known) -> Session:
+        await PureOpening(self, world, until, known).perform()
+        return self
 
 
 async def play_in_memory(transcript: Transcript, *, by_octet: bool) -> None:

@@ -109,9 +109,7 @@ class Lane:
         self._intake.stop()
         if limit is not None and self._session is not None and self._flying:
             self._session.channel.outer = (self._session.channel.stream.now() + limit, "timeout")
-        while self._flying:
-            await self._settle()
-        await self._release()
+        await self.pause()
 
     async def give_up(self) -> None:
         """Somebody breaks in from outside (cancellation): settle, without waiting, what is in flight."""
@@ -119,10 +117,11 @@ class Lane:
             self._session.abort("given up")
             await self._bury(blame=False)
 
-    async def rest(self) -> None:
-        """Say what is still to be said: nobody asks for outcomes for a while."""
-        if self._session is not None:
-            await self._session.channel.flush()
+    async def pause(self) -> None:
+        """Settle what is in flight, and leave the session to others: nobody asks for outcomes for a while."""
+        while self._flying:
+            await self._settle()
+        await self._release()
 
     async def _fill(self, *, wait: bool) -> None:
         """Begin mails as long as the window has room and some are there; ``wait`` for the first."""

@@ -38,14 +38,13 @@ class Outcomes:
         self._lane = partial(lane, done=self._is_done, surplus=self._is_surplus)
         self._feed = feed
         self._growth = Growth(most)
-        self._first = lane() if most == 1 else self._lane()
-        self._only = self._first if most == 1 else None  # the reader drives it: that saves two turns of the loop a mail
+        self._first = self._lane()
         self._window = window  # outcomes that wait to be read at most, before the lanes do
         self._limit = limit  # seconds to settle what is under way
         self._free = free  # how many sessions are to be had without waiting for others
         self._settled: deque[Outcome] = deque()
         self._lanes = 0
-        self._opening = 0  # of them
+        self._joining: set[anyio.CancelScope] = set()  # one for each of them that has no session yet
         self._reading = self._leaving = False
         self._tasks: anyio.abc.TaskGroup | None = None
         self._news: anyio.Event  # there is an outcome, or there will be no more
@@ -64,7 +63,7 @@ class Outcomes:
     @property
     def sessions(self) -> int:
         """Over how many sessions mails go now."""
-        return self._lanes - self._opening if self._only is None else 1
+        return self._lanes - len(self._joining)
 
     async def __aenter__(self) -> Self:
         import anyio
@@ -73,9 +72,8 @@ class Outcomes:
         self._tasks = anyio.create_task_group()
         await self._tasks.__aenter__()
         self._feed.begin(self._tasks)
-        if self._only is None:
-            self._lanes = 1
-            self._tasks.start_soon(self._work, self._first)
+        self._lanes = 1
+        self._tasks.start_soon(self._work, self._first, None)
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -86,17 +84,13 @@ class Outcomes:
         self._intake.stop()
         self._feed.stop()
         self._room.set()
+        self._recall()
         try:
             if kind is None or issubclass(kind, Exception):
                 with anyio.move_on_after(self._limit, shield=True):
-                    if self._only is not None:
-                        await self._only.leave()
                     while self._lanes:
                         await self._wait()
         finally:
-            if self._only is not None:
-                await self._only.give_up()
-                self._settled += self._only.settled
             self._tasks.cancel_scope.cancel()
             try:
                 await self._tasks.__aexit__(None, None, None)
@@ -113,8 +107,6 @@ class Outcomes:
             raise UsageError("busy: another task is waiting for the next outcome")
         self._reading = True
         try:
-            if self._only is not None and (outcome := await self._only.next()) is not None:
-                return outcome
             while not self._settled:
                 if not self._lanes:
                     self._intake.check()
@@ -134,18 +126,11 @@ class Outcomes:
         self._news = anyio.Event()
         await self._news.wait()
 
-    async def _work(self, lane: Lane) -> None:
-        """Work in one lane until it ends. One that joins others is of no use where it has no session."""
+    async def _work(self, lane: Lane, joining: "anyio.CancelScope | None") -> None:
+        """Work in one lane until it ends. One that is ``joining`` others is of no use where it has no session."""
         try:
-            if lane is not self._first:
-                try:
-                    await lane.open()
-                except SMTPError:
-                    self._growth.refused()
-                    if self._is_done(idle=False):
-                        return
-                finally:
-                    self._opening -= 1
+            if joining is not None and not await self._join(lane, joining):
+                return
             while (outcome := await lane.next()) is not None:
                 await self._publish(outcome, lane)
         except BaseException:
@@ -154,7 +139,26 @@ class Outcomes:
             self._settled += lane.settled
             raise
         finally:
+            self._recall()
             self._news.set()
+
+    async def _join(self, lane: Lane, joining: "anyio.CancelScope") -> bool:
+        """Take a session for one more lane. False: it is counted out, as there is none, or no mail for it."""
+        try:
+            with joining:
+                await lane.open()
+        except SMTPError:
+            self._growth.refused()
+            return not self._is_done(idle=False)
+        finally:
+            self._joining.discard(joining)
+        return not (joining.cancelled_caught and self._is_done(idle=True))
+
+    def _recall(self) -> None:
+        """Let those who are joining not wait for sessions any longer, when there are no more mails."""
+        if self._intake.over and self._lanes == len(self._joining):
+            for joining in self._joining:
+                joining.cancel()
 
     def _is_surplus(self) -> bool:
         return self._lanes > self._growth.size
@@ -175,13 +179,14 @@ class Outcomes:
         self._news.set()
         growth, ahead = self._growth, self._intake.ahead
         growth.settled(time.monotonic(), sessions=self.sessions, ahead=ahead)
-        while ahead and self._lanes < growth.size and self._free() > self._opening:
+        while ahead and self._lanes < growth.size and self._free() > len(self._joining):
             assert self._tasks is not None
+            joining = anyio.CancelScope()
+            self._joining.add(joining)
             self._lanes += 1
-            self._opening += 1
-            self._tasks.start_soon(self._work, self._lane())
+            self._tasks.start_soon(self._work, self._lane(), joining)
         while len(self._settled) > self._window and not self._leaving:
-            await lane.rest()
+            await lane.pause()
             if self._room.is_set():
                 self._room = anyio.Event()
             await self._room.wait()

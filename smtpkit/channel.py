@@ -18,7 +18,7 @@ from smtpkit.observers import Observers
 from smtpkit.options import Limits
 from smtpkit.protocol.command import Bdat, Command, EndMark
 from smtpkit.protocol.mail_data import END_MARK, Transparency
-from smtpkit.protocol.reply import USUAL, MalformedReply, Reply, ReplyReader
+from smtpkit.protocol.reply import ROOMY, USUAL, MalformedReply, Reply, ReplyReader
 from smtpkit.protocol.steps import Hear, Lost, Pass, Procedure, Say, Secure, Transfer, Transferred
 from smtpkit.telling import Telling
 from smtpkit.throttle import Throttle
@@ -365,11 +365,14 @@ class Channel:
                 self._observers.emit(kind(at=self.stream.now(), session=self._session, **what))
 
     async def _hear_last_words(self) -> bool:
-        """Read, for a short while, what the server still says. Has the stream ended by then?"""
-        self.stream.deadline = self.stream.now() + LAST_WORDS
+        """Read, for a short while and no more than a reply may have, what the server still says. Has it ended then?"""
+        self.stream.deadline, heard = self.stream.now() + LAST_WORDS, 0
         try:
             while octets := await self.stream.receive():
                 self._reader.feed(octets)
+                heard += len(octets)
+                if heard > ROOMY.octets:
+                    return False
         except TimeoutError:
             return False
         except ChannelLost:

@@ -23,7 +23,7 @@ from smtpkit.protocol import procedures
 from smtpkit.protocol.envelope import Envelope
 from smtpkit.protocol.extension import Extensions
 from smtpkit.protocol.mail_data import MailData
-from smtpkit.protocol.reply import Reply
+from smtpkit.protocol.reply import ROOMY, Reply
 from smtpkit.protocol.steps import Procedure
 from tests.streams import MemoryStream, run
 
@@ -214,3 +214,18 @@ def test_a_group_is_heard_in_one_step() -> None:
     stream = MemoryStream(lambda said: replies if b"MAIL" in said else b"250 ok\r\n")
     assert len(run(Channel(stream, Limits()).perform(counted())).accepted) == 100
     assert steps <= 6  # Say, Hear, Transfer, Pass, Hear
+
+
+def test_last_words_have_an_end() -> None:
+    """A server that goes on for ever after 421 is heard no longer than a reply may be, and has not closed."""
+
+    class Endless(MemoryStream):
+        heard = 0
+
+        async def receive(self) -> bytes:
+            self.heard += 65_536
+            return b"250 ok\r\n" * 8192
+
+    stream = Endless(lambda _: b"")
+    assert not run(Channel(stream, Limits())._hear_last_words())
+    assert stream.heard <= ROOMY.octets + 65_536

@@ -4,6 +4,8 @@ import gc
 import socket
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from email import message_from_bytes
+from email.policy import default
 from typing import Any
 
 import anyio
@@ -75,6 +77,20 @@ async def test_an_outcome_does_not_wait_for_the_next_mail() -> None:
                 heard[len(seen)].set()
                 seen.append(outcome)
     assert len(seen) == 3
+
+
+@pytest.mark.anyio
+async def test_a_charset_that_nobody_knows() -> None:
+    """A mail that has no form in 7 bits for want of its charset is an outcome, and the others go."""
+    header = b"Content-Type: text/plain; charset=bogus\r\nContent-Transfer-Encoding: 8bit\r\n\r\n"
+    strange = message_from_bytes(header + b"h\xc3\xa9\r\n", policy=default)
+    items = [*mails()[:9], Mail(strange, "ann@example.com", "bob@example.com"), *mails()[9:]]
+    with Server(Script(extensions=("PIPELINING",))) as server:
+        async with Client(server.url) as client, client.send_many(items) as outcomes:
+            failed = [outcome async for outcome in outcomes if outcome.error]
+    assert [type(outcome.error) for outcome in failed] == [InvalidMail]
+    assert failed[0].item is items[9]
+    assert len(server.received) == COUNT
 
 
 @pytest.mark.anyio

@@ -185,8 +185,9 @@ class Outcomes:
             self._joining.add(joining)
             self._lanes += 1
             self._tasks.start_soon(self._work, self._lane(), joining)
-        while len(self._settled) > self._window and not self._leaving:
+        if len(self._settled) > self._window and not self._leaving:
             await lane.pause()
+        while len(self._settled) > self._window and not self._leaving:
             if self._room.is_set():
                 self._room = anyio.Event()
             await self._room.wait()

@@ -13,7 +13,7 @@ from smtpkit.component.errors import NO_RECIPIENT, NO_SENDER, ComponentError
 from smtpkit.component.settings import CODE_PAGES
 from smtpkit.errors import InvalidMail
 from smtpkit.message import header as header_of
-from smtpkit.message.address import Mailbox, mailbox_of, mailboxes_of, parse_mailboxes
+from smtpkit.message.address import Mailbox, identity, mailbox_of, mailboxes_of, parse_mailboxes
 from smtpkit.message.header import ADDRESS_FIELDS, LONGEST_LINE, NEVER_SENT, check_header, header_end, unfold, written
 from smtpkit.message.message import Prepared, prepare
 from smtpkit.protocol.envelope import ForwardPath, Notify
@@ -222,8 +222,11 @@ def _forward_paths(
 ) -> Iterator[ForwardPath]:
     """The paths as the properties want them: whose refusal stops the mail, and what they ask of DSN."""
     stops = (settings.stop_on_to_errors, settings.stop_on_cc_errors, settings.stop_on_bcc_errors)
+    named: dict[tuple[str, str], list[Addressee]] = {}
+    for one in people:
+        named.setdefault(identity(one.mailbox.address), []).append(one)
     for path in paths:
-        same = [one for one in people if _key(one.mailbox.address) == _key(path.address)]
+        same = named.get(identity(path.address), [])
         options = next((one.options for one in same if one.options), "")
         notify, original = _dsn(options)
         yield ForwardPath(
@@ -232,12 +235,6 @@ def _forward_paths(
             notify=notify,
             original=original or (path.address if notify else None),
         )
-
-
-def _key(address: str) -> tuple[str, str]:
-    """What is the same for the same mailbox: a domain is in either case, a local part is not."""
-    local, _, domain = address.rpartition("@")
-    return local, domain.lower()
 
 
 def _dsn(options: str) -> tuple[tuple[Notify, ...], str | None]:

@@ -4,6 +4,7 @@ A row holds the documented name, what a value must be, the default and the meani
 types, ``help()``, the other spellings and the reference page. Values live in their table, by documented name.
 """
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -72,6 +73,13 @@ def number(value: Any) -> int:
     raise ValueError
 
 
+def read_number(text: str) -> int:
+    """The number that a text is: digits, and nothing else that Python would take."""
+    if not re.fullmatch("-?[0-9]{1,10}", text):
+        raise ValueError
+    return int(text)
+
+
 def whole(low: int, high: int = 2**31 - 1, *, what: str = "a whole number") -> Kind[int]:
     """A whole number within limits."""
 
@@ -80,7 +88,7 @@ def whole(low: int, high: int = 2**31 - 1, *, what: str = "a whole number") -> K
             raise ValueError
         return number(value)
 
-    return Kind(f"{what} from {low} to {high}", right, lambda text: right(int(text)))
+    return Kind(f"{what} from {low} to {high}", right, lambda text: right(read_number(text)))
 
 
 def choice(**meanings: int) -> Kind[int]:
@@ -92,7 +100,7 @@ def choice(**meanings: int) -> Kind[int]:
         return number(value)
 
     words = ", ".join(f"{number} {name}" for name, number in meanings.items())
-    return Kind(f"one of {words}", right, lambda text: right(int(text)))
+    return Kind(f"one of {words}", right, lambda text: right(read_number(text)))
 
 
 TEXT: Kind[str] = Kind("a text without line ends and other controls", _is_text, _is_text)

@@ -15,6 +15,7 @@ from smtpkit.component.fields import (
     Table,
     check_unconnected,
     number,
+    read_number,
     whole,
 )
 from smtpkit.options import PARAMETERS
@@ -63,7 +64,7 @@ def _read_ipv6(text: str) -> bool:
 
 
 _CHARSETS = Kind("empty, or a charset that holds ASCII, such as UTF-8", _is_charset, _is_charset)
-_CODE_PAGES = Kind(f"one of {', '.join(map(str, sorted(CODE_PAGES)))}", _is_code_page, int)
+_CODE_PAGES = Kind(f"one of {', '.join(map(str, sorted(CODE_PAGES)))}", _is_code_page, read_number)
 _HELLO = Kind(f"empty, or {PARAMETERS['hello'].kind.wanted}", _is_hello, _is_hello)
 _IPV6 = Kind("True or False (2 is True)", FLAG.right, _read_ipv6)
 _PORT = whole(0, 65535)
@@ -100,10 +101,16 @@ class Settings(Table):
     stop_on_bcc_errors = Setting("StopOnBccErrors", FLAG, False, "A refused BCc stops it; else it is an Error event.")
     connection_timeout = Setting("ConnectionTimeout", whole(0), 0, "Seconds to connect in; 0: as Timeout says.")
     keep_alive_time = Setting(
-        "KeepAliveTime", whole(0), 0, "Milliseconds of silence before TCP asks; 0: the system's. Turns TCPKeepAlive on."
+        "KeepAliveTime",
+        whole(0, 32_767_000),
+        0,
+        "Milliseconds of silence before TCP asks; 0: the system's. Turns TCPKeepAlive on.",
     )
     keep_alive_interval = Setting(
-        "KeepAliveInterval", whole(0), 0, "Milliseconds between its questions; 0: the system's. Turns TCPKeepAlive on."
+        "KeepAliveInterval",
+        whole(0, 32_767_000),
+        0,
+        "Milliseconds between its questions; 0: the system's. Turns TCPKeepAlive on.",
     )
     linger = Setting(
         "Linger", FLAG, True, "Close in order; False: by a reset, which may lose what is still to be sent."

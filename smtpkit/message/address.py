@@ -83,6 +83,12 @@ class Mailbox:
             return str(self)
 
 
+def identity(address: str) -> tuple[str, str]:
+    """What is the same for the same mailbox: a domain is in either case, a local part is not."""
+    local, _, domain = address.rpartition("@")
+    return local, domain.lower()
+
+
 def _a_labels(domain: str) -> str:
     """The domain in ASCII. Raises InvalidMail; what is ASCII already is left as it is."""
     if domain.isascii():

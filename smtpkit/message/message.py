@@ -20,6 +20,7 @@ from smtpkit.message.address import (
     Mailbox,
     address_of,
     addresses_of,
+    identity,
     mailbox_of,
     mailboxes_of,
     parse_mailboxes,
@@ -248,11 +249,10 @@ def _envelope(
 
 
 def _once_each(addresses: list[str]) -> list[str]:
-    """The addresses, told apart: a domain is the same in either case, a local part is not."""
+    """The addresses, told apart."""
     once: dict[tuple[str, str], str] = {}
     for address in addresses:
-        local, _, domain = address.rpartition("@")
-        once.setdefault((local, domain.lower()), address)
+        once.setdefault(identity(address), address)
     return list(once.values())
 
 

@@ -27,9 +27,10 @@ def stdlib_source(message: "StdlibMessage", sender: str | None, *, strict: bool)
     def in_seven_bits() -> MailData:
         try:
             return in_memory(_flatten(twin, "7bit"), strict=strict).mail_data
-        except ValueError as error:
+        except (ValueError, LookupError) as error:
             raise InvalidMail(
-                f"message: a part in 8 bits does not say its charset, so has no form in 7 ({error})"
+                f"message: a part in 8 bits does not say its charset, or one that nobody knows, so it has no form in 7 "
+                f"({error})"
             ) from error
 
     header, mail_data = in_memory(_flatten(twin, "8bit"), strict=strict)

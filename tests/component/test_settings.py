@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from smtpkit import ComponentError
+from smtpkit.component import compose
+from smtpkit.message.address import identity
 from smtpkit.testing import Script, Server
 from smtpkit.transport.blocking_stream import BlockingStream
 from tests.component.ways import WAYS, call, make, run
@@ -332,3 +334,41 @@ def test_events_are_on_the_clock_of_the_streams(monkeypatch: pytest.MonkeyPatch)
         smtp.on_pi_trail = lambda e: times.append(e.at)
         smtp.send()
         assert set(times) == {1e9}
+
+
+@WAYS
+@pytest.mark.parametrize("text", ["1_000", "+5", "\n12", "١٢٣", "1e3", "0x10", "9" * 11])
+@pytest.mark.parametrize("name", ["MaxTransferRate", "CodePage", "KeepAliveTime"])
+def test_a_number_is_digits(way: str, name: str, text: str) -> None:
+    """What Python would take for a number besides is none."""
+    smtp = make(way, None)
+    with pytest.raises(ComponentError, match=name):
+        smtp.config(f"{name}={text}")
+
+
+@WAYS
+def test_keep_alive_that_no_system_takes(way: str) -> None:
+    """More than the system's limit of 32,767 s is refused when it is set, and not when it is used."""
+    smtp = make(way, None)
+    smtp.config("KeepAliveTime=32767000")
+    for name in ("KeepAliveTime", "KeepAliveInterval"):
+        with pytest.raises(ComponentError, match=name):
+            smtp.config(f"{name}=32767001")
+
+
+def test_work_grows_with_the_number_of_recipients(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each recipient is looked up, and not all are looked through for each."""
+    count = 0
+
+    def counted(address: str) -> tuple[str, str]:
+        nonlocal count
+        count += 1
+        return identity(address)
+
+    monkeypatch.setattr(compose, "identity", counted)
+    with Server() as server:
+        smtp = make("blocking", server)
+        smtp.from_, smtp.send_to = "ann@example.com", ", ".join(f"r{number}@example.org" for number in range(300))
+        smtp.send()
+        assert len(server.received[0].paths) == 300
+    assert count <= 3 * 300

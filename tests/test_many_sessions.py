@@ -288,12 +288,12 @@ async def test_left_while_a_session_is_silent() -> None:
 async def test_left_while_there_is_no_room() -> None:
     """Leaving does not wait for a lane that is about to wait for its reader."""
     with Server(Script(delay={"END": 0.05})) as server:
-        async with Client(server.url, connections=4, timeout=math.inf) as client:
-            async with client.send_many(mails(200), window=4) as outcomes:
-                await anext(outcomes)
-                while len(outcomes.unread) <= 4:
-                    await anyio.sleep(0.001)
-            assert "0 sessions busy" in repr(client)
+        client = Client(server.url, connections=4, timeout=math.inf)
+        async with client, client.send_many(mails(200), window=4) as outcomes:
+            await anext(outcomes)
+            while len(outcomes.unread) <= 4:  # noqa: ASYNC110  it is a list that grows
+                await anyio.sleep(0.001)
+        assert len(server.received) == 1 + len(outcomes.unread)
 
 
 async def test_421_ends_a_session_and_no_mail() -> None:

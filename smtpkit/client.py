@@ -160,7 +160,6 @@ class Client:
         return Outcomes(
             intake,
             lane,
-            feed=feed,
             most=sessions or most,
             window=window,
             limit=limit,

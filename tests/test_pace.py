@@ -262,6 +262,20 @@ def test_really_begun(most: float, strays: list[float]) -> None:
         assert most_in_a_second(times[1:], NEAR + ROUNDING) <= most + 1
 
 
+def test_a_pace_that_recovers_is_asked_for_again() -> None:
+    """A domain that is served very slowly by now is not waited for at that pace, since it recovers meanwhile."""
+    one, now = pace(domain=1), 0.0
+    for _ in range(8):
+        now = begin(one, (A,), now)
+    for _ in range(8):
+        now += HOLD
+        one.settled((A,), SLOWED, now)
+    slow = rate(one, A, now)
+    assert slow < 0.03
+    assert 0 < one.ask((A,), now) <= HOLD
+    assert begin(one, (A,), now) - now < 0.5 / slow
+
+
 def test_late_and_soon() -> None:
     """A mail that begins as late as those before it may; one that would follow too soon may not, and may later."""
     one = pace(mail=1000, domain=10)

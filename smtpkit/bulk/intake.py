@@ -20,6 +20,8 @@ from smtpkit.session import NOTHING_YET, announce, outcome_of
 from smtpkit.turns import Turn, Turns, domains_of
 
 if TYPE_CHECKING:
+    import anyio.abc
+
     from smtpkit.channel import Started
 
 
@@ -182,9 +184,14 @@ class Intake:
                 self._turns.leave(entry.turn, None, self._now())
             self._enter(entry, self._turns)
 
+    def begin(self, tasks: "anyio.abc.TaskGroup") -> None:
+        """Begin to read, where that needs a task."""
+        self._feed.begin(tasks)
+
     def stop(self) -> None:
-        """Hand out no more."""
+        """Hand out no more, and read no more."""
         self._stopped = True
+        self._feed.stop()
 
     def check(self) -> None:
         """Raise, once, what the input raised; after all that came before it is settled."""

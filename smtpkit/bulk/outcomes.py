@@ -6,7 +6,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
-from smtpkit.bulk.feed import Feed
 from smtpkit.bulk.growth import Growth
 from smtpkit.bulk.intake import Intake
 from smtpkit.bulk.lane import Lane
@@ -28,7 +27,6 @@ class Outcomes:
         intake: Intake,
         lane: Callable[..., Lane],
         *,
-        feed: Feed,
         most: int,
         window: int,
         limit: float,
@@ -36,7 +34,6 @@ class Outcomes:
     ) -> None:
         self._intake = intake
         self._lane = partial(lane, done=self._is_done, surplus=self._is_surplus)
-        self._feed = feed
         self._growth = Growth(most)
         self._first = self._lane()
         self._window = window  # outcomes that wait to be read at most, before the lanes do
@@ -71,7 +68,7 @@ class Outcomes:
         self._news, self._room = anyio.Event(), anyio.Event()
         self._tasks = anyio.create_task_group()
         await self._tasks.__aenter__()
-        self._feed.begin(self._tasks)
+        self._intake.begin(self._tasks)
         self._lanes = 1
         self._tasks.start_soon(self._work, self._first, None)
         return self
@@ -82,7 +79,6 @@ class Outcomes:
         assert self._tasks is not None
         self._leaving = True
         self._intake.stop()
-        self._feed.stop()
         self._room.set()
         self._recall()
         try:
